@@ -1,0 +1,183 @@
+import pytest
+import torch
+
+from vidgen.errors import InputError
+from vidgen.flow import (
+    FlowConfig,
+    draw_noise,
+    draw_noise_levels,
+    flow_loss,
+    interpolate,
+    sample_noise,
+    sample_sigma,
+    shift_sigma,
+    velocity_target,
+)
+
+VIDEO, AUDIO = (4, 5, 2, 2), (3, 9)
+
+
+class Recorder(torch.nn.Module):
+    """Answers 0 and keeps what it was asked."""
+
+    def forward(self, video, audio, text, **rest):
+        self.video, self.audio, self.rest = video, audio, rest
+        return torch.zeros_like(video), torch.zeros_like(audio)
+
+
+def loss_of(model, video, audio, seeds, config, has_audio=None):
+    return flow_loss(
+        model, video, audio, torch.zeros(len(video), 1, 2), has_audio=has_audio, video_times_s=torch.arange(5.0),
+        audio_times_s=torch.arange(9.0), seeds=seeds, config=config,
+    )  # fmt: skip
+
+
+def test_the_path_joins_clean_and_noise_with_the_target_as_its_slope():
+    clean, noise = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+    sigma = torch.tensor(0.37, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.functional.jvp(lambda s: interpolate(clean, noise, s), sigma, torch.ones_like(sigma))[1]
+    assert torch.allclose(slope, velocity_target(clean, noise))
+    assert torch.equal(interpolate(clean, noise, torch.tensor(0.0)), clean)
+    assert torch.equal(interpolate(clean, noise, torch.tensor(1.0)), noise)
+
+
+def test_shift_keeps_the_ends_and_composes():
+    sigma = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.equal(shift_sigma(sigma, 3.0)[[0, -1]], sigma[[0, -1]])
+    assert torch.allclose(shift_sigma(shift_sigma(sigma, 3.0), 2.0), shift_sigma(sigma, 6.0))
+    assert torch.allclose(shift_sigma(shift_sigma(sigma, 3.0), 1 / 3), sigma)
+    assert (shift_sigma(sigma, 3.0)[1:-1] > sigma[1:-1]).all()
+
+
+def test_sampled_levels_are_logit_normal():
+    normal = torch.randn(20000, generator=torch.Generator().manual_seed(0))
+    logits = torch.logit(sample_sigma(normal, shift=1.0, mean=0.4, std=0.7).double())
+    assert logits.mean() == pytest.approx(0.4, abs=0.02)
+    assert logits.std() == pytest.approx(0.7, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["shared", "per_modality", "per_frame"])
+@pytest.mark.parametrize("frames", [1, 2, 13])
+def test_every_mode_leaves_something_wanted_and_draws_valid_levels(mode, frames):
+    generator = torch.Generator().manual_seed(1)
+    config = FlowConfig(given=0.7)
+    for _ in range(200):
+        video, audio = draw_noise_levels(mode, frames, 20, config, generator)
+        assert video.shape == (frames,)
+        assert audio.shape == (20,)
+        assert min(video.min(), audio.min()) >= 0
+        assert max(video.max(), audio.max()) < 1
+        assert (video > 0).any() or (mode == "per_modality" and (audio > 0).all())
+        if mode == "shared":
+            assert (video == audio[0]).all()
+
+
+def test_modes_differ_as_named():
+    generator = torch.Generator().manual_seed(2)
+    config = FlowConfig(given=0.0, audio_shift=2.0)
+    video, audio = draw_noise_levels("shared", 6, 8, config, generator)
+    assert torch.allclose(shift_sigma(video[:1], 2.0), audio)
+    video, audio = draw_noise_levels("per_modality", 6, 8, config, generator)
+    assert len(video.unique()) == len(audio.unique()) == 1
+    assert not torch.isclose(shift_sigma(video[0], 2.0), audio[0])
+    video, audio = draw_noise_levels("per_frame", 6, 8, config, generator)
+    assert len(video.unique()) == 6
+    assert len(audio.unique()) == 8
+    with pytest.raises(InputError):
+        draw_noise_levels("per_pixel", 6, 8, config, generator)
+
+
+def test_given_draws_cover_foley_scoring_and_extension():
+    generator = torch.Generator().manual_seed(3)
+    config = FlowConfig(given=1.0)
+    draws = [draw_noise_levels("per_modality", 6, 12, config, generator) for _ in range(40)]
+    assert {(bool((v == 0).all()), bool((a == 0).all())) for v, a in draws} == {(True, False), (False, True)}
+    draws = [draw_noise_levels("per_frame", 6, 12, config, generator) for _ in range(80)]
+    assert all(0 < int((video == 0).sum()) < 6 for video, _ in draws)
+    with_sound = [(video, audio) for video, audio in draws if (audio == 0).any()]
+    assert with_sound
+    for video, audio in with_sound:
+        count = int((video == 0).sum())
+        assert (video[:count] == 0).all()
+        assert (audio[: 2 * count] == 0).all()
+        assert (audio[2 * count :] > 0).all()
+
+
+def test_a_samples_draw_depends_on_its_seed_alone():
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    first, again, other = (draw_noise(seed, VIDEO, AUDIO, config) for seed in (5, 5, 6))
+    assert torch.equal(first.video, again.video)
+    assert torch.equal(first.video_sigma, again.video_sigma)
+    assert not torch.equal(first.video, other.video)
+    both = sample_noise([7, 8], VIDEO)
+    assert torch.equal(both[1:], sample_noise([8], VIDEO))
+    assert abs(float(sample_noise([1], (50000,)).std()) - 1) < 0.02
+
+
+def test_loss_is_the_variance_for_a_model_that_answers_zero():
+    video, audio = torch.zeros(64, *VIDEO), torch.zeros(64, *AUDIO)
+    config = FlowConfig(shared=1, per_modality=0, per_frame=0, video_weight=2.0, audio_weight=3.0)
+    loss, parts = loss_of(Recorder(), video, audio, range(64), config)
+    assert parts["video"] == pytest.approx(1.0, abs=0.1)
+    assert parts["audio"] == pytest.approx(1.0, abs=0.1)
+    assert loss == pytest.approx(2 * parts["video"] + 3 * parts["audio"], rel=1e-5)
+
+
+def test_a_perfect_model_has_no_loss_and_is_asked_on_the_path():
+    config = FlowConfig(shared=0, per_modality=0, per_frame=1, given=0.0)
+    clean_video, clean_audio = torch.randn(3, *VIDEO), torch.randn(3, *AUDIO)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, video, audio, text, *, video_sigma, audio_sigma, **rest):
+            video_sigma, audio_sigma = video_sigma.unsqueeze(1), audio_sigma.unsqueeze(1)
+            return (video - clean_video) / video_sigma, (audio - clean_audio) / audio_sigma
+
+    loss, _ = loss_of(Oracle(), clean_video, clean_audio, [1, 2, 3], config)
+    assert loss < 1e-6
+
+
+def test_given_latents_are_shown_clean_and_do_not_count():
+    config = FlowConfig(shared=0, per_modality=0, per_frame=1, given=1.0)
+    video, audio = torch.randn(8, *VIDEO), torch.randn(8, *AUDIO)
+    model = Recorder()
+    loss, _ = loss_of(model, video, audio, range(8), config)
+    given = model.rest["video_sigma"].expand(8, 5, 2, 2) == 0
+    assert given.any()
+    assert torch.equal(model.video.movedim(1, -1)[given], video.movedim(1, -1)[given])
+    wrong = video.movedim(1, -1).clone()
+    wrong[given] += 1e3
+    assert loss_of(model, wrong.movedim(-1, 1), audio, range(8), config)[0] == loss
+
+
+def test_samples_without_sound_show_noise_and_do_not_count():
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    video, audio = torch.randn(4, *VIDEO), torch.randn(4, *AUDIO)
+    has_audio = torch.tensor([True, False, True, False])
+    model = Recorder()
+    loss, parts = loss_of(model, video, audio, range(4), config, has_audio)
+    assert (model.rest["audio_sigma"][~has_audio] == 1).all()
+    changed = audio.clone()
+    changed[~has_audio] = 1e3
+    loss_changed, parts_changed = loss_of(model, video, changed, range(4), config, has_audio)
+    assert loss_changed == loss
+    assert parts_changed["audio"] == parts["audio"]
+    assert loss_of(model, video, audio, range(4), config, torch.zeros(4, dtype=torch.bool))[1]["audio"] == 0
+
+
+def test_two_halves_of_a_batch_average_to_the_whole():
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    video, audio = torch.randn(6, *VIDEO), torch.randn(6, *AUDIO)
+    has_audio = torch.tensor([True, False, False, True, True, True])
+    whole, _ = loss_of(Recorder(), video, audio, range(6), config, has_audio)
+    halves = [
+        loss_of(Recorder(), video[part], audio[part], range(6)[part], config, has_audio[part])[0]
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    assert sum(halves) / 2 == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"shared": -1.0}, {"video_shift": 0.0}, {"given": 1.5},
+                                   {"shared": 0.0, "per_modality": 0.0, "per_frame": 0.0}])  # fmt: skip
+def test_impossible_settings_are_named(wrong):
+    with pytest.raises(InputError):
+        FlowConfig(**wrong)

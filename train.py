@@ -1,0 +1,581 @@
+"""Train one stage of vidgen, from scratch or onward from its own last checkpoint.
+
+    accelerate launch train.py vae3d --config tabletop-cpu --data scenes.npz --output out/vae3d
+    accelerate launch train.py audio --config tabletop-cpu --data scenes.npz --output out/audio
+    accelerate launch train.py dit   --config tabletop-cpu --data scenes.npz --output out/dit \
+        --vae out/vae3d/model --codec out/audio/model
+
+``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
+simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
+noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. The DiT stage ends in
+a complete model folder for sample.py --model.
+"""
+
+import argparse
+import contextlib
+import copy
+import csv
+import dataclasses
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from vidgen import checkpoint, cli, config
+from vidgen.clip import ClipSpec
+from vidgen.data.sampling import KeyedBatches, SeededBatches
+from vidgen.errors import InputError
+
+Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclasses.dataclass
+class Stage:
+    """What the training loop needs to know of a stage."""
+
+    model: nn.Module
+    dataset: Dataset
+    loss: Loss
+    sheet: Callable[[nn.Module, Path], None]
+    """Draw what the given (averaged) model does now into a PNG."""
+    finish: Callable[[nn.Module, Path], None]
+    """Save the given (averaged) model into a folder, ready for use."""
+    discriminator: nn.Module | None = None
+    discriminator_loss: Loss | None = None
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae3d", "audio", "dit"))
+    parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
+    parser.add_argument("--data", required=True, type=Path, help="a folder of clips, or a .npz of simulated scenes")
+    parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
+    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
+    parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
+    parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
+    parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
+    parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="dit: prompts of the sample sheets")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    settings = config.load(args.config, args.stage, args.set)
+    precision = settings.mixed_precision
+    if precision not in ("no", "bf16"):
+        raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
+    accelerator = Accelerator(mixed_precision=precision)
+    torch.manual_seed(settings.seed)  # initial weights
+    build = {"vae3d": vae_stage, "audio": audio_stage, "dit": dit_stage}[args.stage]
+    stage = build(args, settings, accelerator)
+    if accelerator.is_main_process:
+        args.output.mkdir(parents=True, exist_ok=True)
+        record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
+        (args.output / "config.json").write_text(json.dumps(record, indent=1) + "\n")
+    train(stage, settings, accelerator, args.output)
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+class LossModule(nn.Module):
+    """Model and loss in one forward call, which is what distributed wrappers hook into."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.model, batch)
+
+
+def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, output: Path) -> None:
+    model = stage.model.to(accelerator.device).train()
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    modules = {"model": model, "average": average}
+    optimizers = make_optimizers(model, settings)
+    if stage.discriminator is not None:
+        modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
+        optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
+    step = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
+    if settings.compile:
+        for block in (child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())):
+            block.compile()
+    loss_module = accelerator.prepare_model(LossModule(model, stage.loss))
+    adversary = None
+    if stage.discriminator is not None and stage.discriminator_loss is not None:
+        adversary = accelerator.prepare_model(LossModule(stage.discriminator, stage.discriminator_loss))
+
+    batches = iterate(stage.dataset, settings, accelerator, step * settings.accumulate)
+    log = Log(output, accelerator.is_main_process, settings, step)
+    running_loss: float | None = None
+    while step < settings.steps:
+        for name, optimizer in optimizers.items():
+            set_learning_rate(optimizer, settings, step)
+            optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter()
+        micro_batches = list(itertools.islice(batches, settings.accumulate))
+        wait_s = time.perf_counter() - seconds
+        loss, parts = backward(loss_module, micro_batches, accelerator)
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        running_loss = check_loss(loss, float(norm), running_loss, step, settings, output)
+        if adversary is not None:
+            adversary.zero_grad(set_to_none=True)
+            adversary_loss, _ = backward(adversary, micro_batches, accelerator)
+            accelerator.clip_grad_norm_(adversary.parameters(), settings.clip_norm)
+            parts["discriminator"] = adversary_loss
+        for optimizer in optimizers.values():
+            optimizer.step()
+        step += 1
+        update_average(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
+
+        clips = settings.batch_size * settings.accumulate * accelerator.num_processes
+        log.step(step, loss, parts, float(norm), clips, wait_s)
+        if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
+            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
+        if accelerator.is_main_process and (step % settings.checkpoint_every == 0 or step == settings.steps):
+            checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
+        accelerator.wait_for_everyone()
+    log.close()
+    if accelerator.is_main_process:
+        stage.finish(average, output / "model")
+        print(f"saved {output / 'model'}")
+    accelerator.end_training()
+
+
+def iterate(
+    dataset: Dataset, settings: config.TrainConfig, accelerator: Accelerator, start_batch: int
+) -> Iterator[dict[str, Any]]:
+    """Endless batches on the training device, this process's share only."""
+    sampler = KeyedBatches(
+        len(dataset),  # type: ignore[arg-type]
+        settings.batch_size,
+        seed=settings.seed,
+        start_batch=start_batch,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    loader = DataLoader(
+        SeededBatches(dataset, settings.seed),
+        sampler=sampler,
+        batch_size=None,
+        num_workers=settings.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for batch in loader:
+        yield {
+            key: value.to(accelerator.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+
+def backward(
+    loss_module: nn.Module, micro_batches: list[dict[str, Any]], accelerator: Accelerator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Accumulate gradients over the micro-batches; the loss and its parts, averaged over them and the processes."""
+    totals: dict[str, Tensor] = {}
+    for number, batch in enumerate(micro_batches):
+        last = number == len(micro_batches) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(loss_module), accelerator.autocast():
+            loss, parts = loss_module(batch)
+            accelerator.backward(loss / len(micro_batches))
+        for key, value in {"loss": loss, **parts}.items():
+            totals[key] = totals.get(key, torch.zeros((), device=loss.device)) + value.detach() / len(micro_batches)
+    totals = {key: accelerator.reduce(value, reduction="mean") for key, value in totals.items()}
+    return totals.pop("loss"), totals
+
+
+def check_loss(
+    loss: Tensor, norm: float, running: float | None, step: int, settings: config.TrainConfig, output: Path
+) -> float:
+    """The running mean of the loss with this one in it.
+
+    Raises:
+        InputError: the loss or the gradient is not finite, or the loss has left its running mean far behind. Nothing
+            has been stepped or saved then, so the last checkpoint is sound.
+    """
+    value = float(loss)
+    if not (math.isfinite(value) and math.isfinite(norm)):
+        trouble = f"loss {value} and gradient norm {norm}"
+    elif running is not None and step > settings.warmup_steps and value > settings.divergence_factor * abs(running):
+        trouble = f"a loss of {value:.4g} against a running mean of {running:.4g}"
+    else:
+        return value if running is None else running + 0.05 * (value - running)
+    raise InputError(
+        f"training diverged at step {step}: {trouble}. The last checkpoint under {output / 'checkpoints'} is sound; "
+        "lower learning_rate with --set and run the command again."
+    )
+
+
+def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
+
+    Muon: Jordan et al. 2024; its step is scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that
+    one learning rate serves both.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if settings.optimizer == "adamw":
+        return {"adamw": adamw(parameters.values(), settings)}
+    if settings.optimizer != "muon":
+        raise InputError(f"optimizer is 'adamw' or 'muon', not {settings.optimizer!r}")
+    if not hasattr(torch.optim, "Muon"):
+        raise InputError(f"optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}: set optimizer=adamw")
+    matrices = [p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name and min(p.shape) >= 32]
+    chosen = {id(p) for p in matrices}
+    muon = torch.optim.Muon(
+        matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return {"muon": muon, "adamw": adamw([p for p in parameters.values() if id(p) not in chosen], settings)}
+
+
+def adamw(parameters: Any, settings: config.TrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and kernels, none on vectors."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: config.TrainConfig, step: int) -> None:
+    """Linear warm-up, a plateau, linear fall to zero over the last ``cooldown`` of the steps."""
+    rise = (step + 1) / max(1, settings.warmup_steps)
+    fall = (settings.steps - step) / max(1.0, settings.cooldown * settings.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * min(1.0, rise, fall)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average of the weights; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)
+
+
+class Log:
+    """Losses by part, as a progress bar, a CSV file and, where it is installed, TensorBoard."""
+
+    def __init__(self, output: Path, active: bool, settings: config.TrainConfig, step: int) -> None:
+        self.active, self.every = active, settings.log_every
+        self.sums: dict[str, float] = {}
+        self.count, self.since = 0, time.perf_counter()
+        self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=None if active else True)
+        self.path = output / "log.csv"
+        self.board = None
+        if active:
+            self._forget_after(step)
+        if active:
+            with contextlib.suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(output / "tensorboard"), purge_step=step)
+
+    def step(
+        self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: float, clips: int, wait_s: float
+    ) -> None:
+        for key, value in {"loss": loss, **parts, "gradient_norm": norm, "clips": clips, "wait_s": wait_s}.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+        self.count += 1
+        self.bar.update(1)
+        if step % self.every or not self.active:
+            return
+        seconds = time.perf_counter() - self.since
+        row = {key: value / self.count for key, value in self.sums.items()}
+        row["clips_per_s"] = self.sums["clips"] / seconds
+        del row["clips"]
+        self.bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *row])
+            if new:
+                writer.writeheader()
+            writer.writerow({"step": step, **{key: f"{value:.6g}" for key, value in row.items()}})
+        if self.board is not None:
+            for key, value in row.items():
+                self.board.add_scalar(key, value, step)
+        self.sums, self.count, self.since = {}, 0, time.perf_counter()
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what a killed run had logged beyond the checkpoint that this one resumes from."""
+        if self.path.exists():
+            header, *rows = self.path.read_text().splitlines()
+            kept = [row for row in rows if int(row.split(",", 1)[0]) <= step]
+            self.path.write_text("\n".join([header, *kept]) + "\n")
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+# --- the stages -----------------------------------------------------------------------------------------------------
+
+
+def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator: Accelerator) -> Stage:
+    from vidgen.vae3d.autoencoder import SpacetimeVAE
+    from vidgen.vae3d.losses import VAELossWeights, VideoDiscriminator, discriminator_loss, vae_loss
+
+    vae = load_or_make(SpacetimeVAE, args.init, latent_channels=settings.latent_channels, width=settings.model_width,
+                       encoder_depth=settings.depth, decoder_depth=settings.depth)  # fmt: skip
+    spec = clip_spec(settings, num_frames=settings.window_frames)
+    dataset = open_clips(args.data, spec, settings, accelerator, with_audio=False)
+    weights = VAELossWeights(
+        l1=settings.l1_weight,
+        l2=settings.l2_weight,
+        perceptual=settings.perceptual_weight,
+        temporal=settings.temporal_weight,
+        kl=settings.kl_weight,
+        adversarial=settings.adversarial_weight,
+    )
+    discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = vae_loss(model, to_float(batch["video"]), weights, generators(batch), discriminator)
+        batch["reconstruction"] = parts.pop("reconstruction")
+        return loss, parts
+
+    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return discriminator_loss(model, to_float(batch["video"]), batch["reconstruction"])
+
+    @torch.no_grad()
+    def sheet(average: nn.Module, path: Path) -> None:
+        from vidgen.sheets import contact_sheet, save_sheet
+
+        rows = []
+        for clip in dataset[held_back_keys(dataset, 3)]["video"]:
+            reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
+            decibels = psnr_db(to_uint8(reconstruction), clip)
+            for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
+                rows.append(contact_sheet(frames.cpu().numpy(), None, settings.sample_rate_hz, title))
+        save_sheet(path, rows)
+
+    @torch.no_grad()
+    def finish(average: nn.Module, folder: Path) -> None:
+        latents = []
+        for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
+            batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
+            latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
+        average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
+        average.half().save_pretrained(folder)
+
+    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss)
+
+
+def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelerator: Accelerator) -> Stage:
+    from vidgen.audio_sync.codec import AudioCodec
+    from vidgen.audio_sync.losses import CodecLossWeights, SpectralDiscriminator, codec_loss, discriminator_loss
+
+    codec = load_or_make(
+        AudioCodec, args.init, latent_channels=settings.latent_channels, sample_rate_hz=settings.sample_rate_hz
+    )
+    spec = clip_spec(settings, num_frames=round(settings.window_s * settings.frame_rate))
+    dataset = open_clips(args.data, spec, settings, accelerator, with_video=False)
+    weights = CodecLossWeights(kl=settings.kl_weight, adversarial=settings.adversarial_weight)
+    discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+
+    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            reconstruction = codec(batch["audio"])[0]
+        return discriminator_loss(model, batch["audio"], reconstruction)
+
+    @torch.no_grad()
+    def sheet(average: nn.Module, path: Path) -> None:
+        from vidgen.sheets import contact_sheet, save_sheet
+
+        rows = []
+        for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
+            decoded = average(waveform[None].to(accelerator.device))[0][0]
+            for title, sound in (("sound", waveform), ("decoded", decoded)):
+                rows.append(contact_sheet(None, sound[0].cpu().numpy(), settings.sample_rate_hz, title))
+        save_sheet(path, rows)
+
+    @torch.no_grad()
+    def finish(average: nn.Module, folder: Path) -> None:
+        latents = []
+        for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
+            batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
+            latents.append(average.encode(batch["audio"].to(accelerator.device)).mode())
+        average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
+        average.half().save_pretrained(folder)
+
+    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss)
+
+
+def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
+    from vidgen.audio_sync.codec import AudioCodec
+    from vidgen.data.latents import LatentClips, cache_latents
+    from vidgen.dit.model import JointDiT
+    from vidgen.flow import FlowConfig, flow_loss
+    from vidgen.text import load_text_encoder
+    from vidgen.vae3d.autoencoder import SpacetimeVAE
+
+    if args.vae is None or args.codec is None:
+        raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
+    device = accelerator.device
+    vae = load_frozen(SpacetimeVAE, args.vae).to(device)
+    codec = load_frozen(AudioCodec, args.codec).to(device)
+    text_encoder = load_text_encoder(args.text).to(device)
+    spec = clip_spec(settings)
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return vae.to_latents(to_float(batch["video"].to(device))), codec.to_latents(batch["audio"].to(device))
+
+    cache = args.output / "latents"
+    if accelerator.is_main_process and not (cache / "index.json").exists():
+        clips = open_clips(args.data, spec, settings, accelerator)
+        cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
+    accelerator.wait_for_everyone()
+    dataset = LatentClips(cache, seed=settings.seed, caption_dropout=settings.caption_dropout)
+
+    transformer = load_or_make(
+        JointDiT,
+        args.init,
+        video_channels=vae.config.latent_channels,
+        audio_channels=codec.config.latent_channels,
+        text_dim=text_encoder.dim,
+        width=settings.model_width,
+        depth=settings.depth,
+        heads=settings.heads,
+        patch=settings.patch,
+        text_layers=settings.text_layers,
+    )
+    flow = FlowConfig(
+        video_shift=settings.video_shift,
+        audio_shift=settings.audio_shift,
+        video_weight=settings.video_weight,
+        audio_weight=settings.audio_weight,
+        shared=settings.shared_noise,
+        per_modality=(1 - settings.shared_noise) / 2,
+        per_frame=(1 - settings.shared_noise) / 2,
+    )
+    video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
+    audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        text, text_mask = text_encoder.encode(batch["captions"])
+        return flow_loss(
+            model,
+            batch["video"],
+            batch["audio"],
+            text,
+            text_mask=text_mask,
+            has_audio=batch["has_audio"],
+            video_times_s=video_times_s,
+            audio_times_s=audio_times_s,
+            seeds=batch["seeds"],
+            config=flow,
+        )
+
+    def pipeline(average: nn.Module) -> Any:
+        from vidgen.pipeline import VidGenPipeline
+
+        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift)
+
+    def sheet(average: nn.Module, path: Path) -> None:
+        from vidgen.sheets import contact_sheet, save_sheet
+
+        prompts = args.prompt or [wordings[0] for wordings in dataset.captions[:4]]
+        made = pipeline(average)(prompts, generator=[torch.Generator().manual_seed(n) for n in range(len(prompts))])
+        clips = zip(prompts, made.frames, made.audio, strict=True)
+        save_sheet(path, [contact_sheet(frames, sound, spec.sample_rate_hz, text) for text, frames, sound in clips])
+
+    def finish(average: nn.Module, folder: Path) -> None:
+        pipeline(average).save_pretrained(folder)
+
+    return Stage(transformer, dataset, loss, sheet, finish)
+
+
+def clip_spec(settings: config.TrainConfig, num_frames: int | None = None) -> ClipSpec:
+    rate = Fraction(settings.frame_rate).limit_denominator(1001)
+    frames = num_frames or settings.num_frames
+    return ClipSpec(frames, settings.height, settings.width, rate, settings.sample_rate_hz)
+
+
+def open_clips(
+    path: Path,
+    spec: ClipSpec,
+    settings: config.TrainConfig,
+    accelerator: Accelerator,
+    *,
+    with_video: bool = True,
+    with_audio: bool = True,
+) -> Dataset:
+    """The clips at ``path``: a folder of the user's own, or simulated tabletop scenes."""
+    if path.suffix == ".npz":
+        from vidgen.tabletop.physics import load_trajectories
+        from vidgen.tabletop.source import TabletopClips
+
+        device = accelerator.device if settings.workers == 0 else "cpu"
+        return TabletopClips(load_trajectories(path), spec, split="train", seed=settings.seed, device=device,
+                             with_video=with_video, with_audio=with_audio, compiled=True)  # fmt: skip
+    from vidgen.data.folder import ClipFolder
+
+    return ClipFolder(path, spec, seed=settings.seed, with_video=with_video, with_audio=with_audio)
+
+
+def load_or_make(network: Any, folder: Path | None, **arguments: Any) -> Any:
+    """Weights to go on from, or a new network."""
+    if folder is None:
+        return network(**arguments)
+    from vidgen.pipeline import load_network
+
+    return load_network(network, folder)
+
+
+def load_frozen(network: Any, folder: Path) -> Any:
+    from vidgen.pipeline import load_network
+
+    return load_network(network, folder).requires_grad_(False)
+
+
+def to_float(video: Tensor) -> Tensor:
+    """uint8 (B, T, H, W, 3) to float (B, 3, T, H, W) in [-1, 1]."""
+    return video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """Float (3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3)."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def psnr_db(frames: Tensor, reference: Tensor) -> float:
+    error = (frames.float() - reference.to(frames.device).float()).square().mean()
+    return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
+
+
+def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of latents (B, C, …)."""
+    values = latents.float().movedim(1, 0).flatten(1)
+    return values.mean(1), values.std(1)
+
+
+def generators(batch: dict[str, Any]) -> list[torch.Generator]:
+    """One generator a sample, so that a sample's noise does not depend on the batch that it is in."""
+    return [torch.Generator().manual_seed(seed) for seed in batch["seeds"]]
+
+
+def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
+    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
+    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    cli.run(main)

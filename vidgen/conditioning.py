@@ -1,0 +1,164 @@
+"""What is given and what is wanted, and guidance: from a network to a velocity function that solvers take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+from .solvers import State, VelocityFn
+
+Text = tuple[Tensor, Tensor]
+"""Features (B, S, D) and mask (B, S), as a text encoder's ``encode`` returns them."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Clean latents and masks that are true where they are given. Everything is wanted where a field is None.
+
+    video: normalised latents (B, C, t, h, w); ``video_given`` bool, broadcastable to (B, t, h, w).
+    audio: normalised latents (B, C_a, L); ``audio_given`` bool, broadcastable to (B, L).
+    """
+
+    video: Tensor | None = None
+    video_given: Tensor | None = None
+    audio: Tensor | None = None
+    audio_given: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, axes in (("video", 4), ("audio", 2)):
+            clean, given = getattr(self, name), getattr(self, f"{name}_given")
+            if (clean is None) != (given is None):
+                raise InputError(f"given {name} needs both its latents and its mask")
+            if given is None:
+                continue
+            sites = (clean.shape[0], *clean.shape[2:])
+            fits = given.ndim == axes and all(a in (1, b) for a, b in zip(given.shape, sites, strict=True))
+            if given.dtype != torch.bool or not fits:
+                raise InputError(f"the mask of the given {name} is bool, broadcastable to {sites}: not "
+                                 f"{given.dtype} {tuple(given.shape)}")  # fmt: skip
+
+    def start(self, x: State) -> State:
+        """(video, audio) with the given latents in place of what is there; call it on the initial noise."""
+        streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), strict=True)
+        return tuple(
+            stream if stream is None or clean is None else torch.where(given.unsqueeze(1), clean.to(stream), stream)
+            for stream, clean, given in streams
+        )
+
+    def still(self, velocity: State) -> State:
+        """(video, audio) velocities with 0 where the latents are given, so that no solver moves them."""
+        streams = zip(velocity, (self.video_given, self.audio_given), strict=True)
+        return tuple(
+            stream if stream is None or given is None else stream.masked_fill(given.unsqueeze(1), 0)
+            for stream, given in streams
+        )
+
+    def video_sigma(self, sigma: Tensor) -> Tensor:
+        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: 0 where the latents are given."""
+        return _levels(sigma, self.video_given, 4)
+
+    def audio_sigma(self, sigma: Tensor) -> Tensor:
+        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: 0 where the latents are given."""
+        return _levels(sigma, self.audio_given, 2)
+
+
+def given_frames(latents: Tensor, indices: Sequence[int], num_latents: int) -> tuple[Tensor, Tensor]:
+    """Put given latents at their places in time: clean values and mask, for a ``Conditioning``.
+
+    Args:
+        latents: (B, C, n, h, w) of video or (B, C_a, n) of audio.
+        indices: n places in time, each once; a negative place counts from the end.
+        num_latents: length in time of the whole clip.
+
+    Returns:
+        Values of that length (0 where nothing is given), and the mask (1, num_latents, 1, 1) or (1, num_latents).
+
+    Raises:
+        InputError: a place outside the clip or twice, or not as many places as latents.
+    """
+    places = [index + num_latents if index < 0 else index for index in indices]
+    if len(places) != latents.shape[2] or len(set(places)) != len(places):
+        raise InputError(f"{latents.shape[2]} given latents need as many different places, not {list(indices)}")
+    if any(not 0 <= place < num_latents for place in places):
+        raise InputError(f"places {list(indices)} do not lie in a clip of {num_latents} latent frames")
+    clean = latents.new_zeros(*latents.shape[:2], num_latents, *latents.shape[3:])
+    clean[:, :, places] = latents
+    given = torch.zeros(num_latents, dtype=torch.bool, device=latents.device)
+    given[places] = True
+    return clean, given.view(1, num_latents, *(1 for _ in latents.shape[3:]))
+
+
+def guided_velocity(
+    model: nn.Module,
+    text: Text,
+    negative_text: Text | None = None,
+    *,
+    video_guidance: float = 1.0,
+    audio_guidance: float = 1.0,
+    video_times_s: Tensor | None = None,
+    audio_times_s: Tensor | None = None,
+    conditioning: Conditioning | None = None,
+) -> VelocityFn:
+    """The velocity function of a ``JointDiT`` under a prompt, with a guidance scale for each modality.
+
+    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6, written so that a scale of 1 is no
+    guidance): v = v_negative + scale·(v_text − v_negative), both from one call with twice the batch. With both scales
+    at 1 the network is called once, on the text alone.
+
+    The function takes (video, audio) and a noise level for each, and returns their velocities; those of latents that
+    ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``.
+
+    Raises:
+        InputError: guidance without ``negative_text``.
+    """
+    given = conditioning or Conditioning()
+    guided = not (video_guidance == audio_guidance == 1)
+    if guided and negative_text is None:
+        raise InputError("guidance needs the features of a negative prompt; the empty prompt will do")
+    features, mask = stack_texts(text, negative_text) if guided and negative_text is not None else text
+
+    def call(x: State, sigma: tuple[Tensor, ...]) -> State:
+        video, audio = x
+        return model(
+            video,
+            audio,
+            features,
+            text_mask=mask,
+            video_sigma=None if video is None else given.video_sigma(sigma[0]),
+            audio_sigma=None if audio is None else given.audio_sigma(sigma[1]),
+            video_times_s=video_times_s,
+            audio_times_s=audio_times_s,
+        )
+
+    def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
+        if not guided:
+            return given.still(call(x, sigma))
+        doubled = call(tuple(None if stream is None else torch.cat((stream, stream)) for stream in x), sigma)
+        scales = (video_guidance, audio_guidance)
+        return given.still(tuple(_guide(both, scale) for both, scale in zip(doubled, scales, strict=True)))
+
+    return velocity
+
+
+def stack_texts(first: Text, second: Text) -> Text:
+    """Two batches of prompts as one, the shorter padded."""
+    length = max(first[0].shape[1], second[0].shape[1])
+    features = [F.pad(text[0], (0, 0, 0, length - text[0].shape[1])) for text in (first, second)]
+    masks = [F.pad(text[1], (0, length - text[1].shape[1])) for text in (first, second)]
+    return torch.cat(features), torch.cat(masks)
+
+
+def _guide(both: Tensor | None, scale: float) -> Tensor | None:
+    if both is None:
+        return None
+    conditional, negative = both.chunk(2)
+    return torch.lerp(negative, conditional, scale)
+
+
+def _levels(sigma: Tensor, given: Tensor | None, axes: int) -> Tensor:
+    """``sigma`` with one axis a site, 0 where given."""
+    level = sigma.view((1,) * axes)
+    return level if given is None else level * ~given

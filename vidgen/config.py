@@ -1,0 +1,165 @@
+"""Training presets: frozen dataclasses in one table, and overrides from the command line."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every stage has in common. ``batch_size`` is per process and per accumulation step."""
+
+    num_frames: int = 49
+    height: int = 128
+    width: int = 128
+    frame_rate: float = 24.0
+    sample_rate_hz: int = 24000
+
+    steps: int = 2000
+    batch_size: int = 4
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    """``adamw``, or ``muon``: Muon for the matrices (torch 2.9 or newer), AdamW for the rest."""
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    warmup_steps: int = 100
+    cooldown: float = 0.3
+    """Fraction of the steps, at the end, over which the learning rate falls linearly to zero."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    """``no`` or ``bf16``."""
+    compile: bool = False
+    """Compile each repeated block of the network (regional compilation)."""
+    seed: int = 0
+    workers: int = 0
+    """Data loading processes for each training process."""
+    log_every: int = 20
+    sample_every: int = 500
+    checkpoint_every: int = 250
+    keep_checkpoints: int = 2
+    divergence_factor: float = 10.0
+    """Training stops when the loss exceeds this many times its running mean."""
+
+
+@dataclass(frozen=True)
+class VAEConfig(TrainConfig):
+    window_frames: int = 17
+    latent_channels: int = 24
+    model_width: int = 256
+    depth: int = 4
+    l1_weight: float = 1.0
+    l2_weight: float = 1.0
+    perceptual_weight: float = 0.1
+    temporal_weight: float = 0.5
+    kl_weight: float = 1e-4
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
+    """Step at which the discriminator joins; it is trained only when ``adversarial_weight`` is positive."""
+
+
+@dataclass(frozen=True)
+class AudioConfig(TrainConfig):
+    window_s: float = 1.0
+    latent_channels: int = 32
+    kl_weight: float = 1e-4
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
+
+
+@dataclass(frozen=True)
+class DiTConfig(TrainConfig):
+    model_width: int = 256
+    depth: int = 8
+    heads: int = 4
+    patch: int = 2
+    text_layers: int = 2
+    caption_dropout: float = 0.1
+    video_shift: float = 1.0
+    audio_shift: float = 1.0
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    shared_noise: float = 0.9
+    """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
+    cached_clips: int = 0
+    """How many clips to encode into the latent cache; 0 takes every clip of the data once."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    vae3d: VAEConfig
+    audio: AudioConfig
+    dit: DiTConfig
+
+
+PRESETS = {
+    "toy": Preset(
+        vae3d=VAEConfig(steps=20, batch_size=2, num_frames=9, window_frames=9, height=64, width=64, model_width=32, depth=1,
+                        warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
+        audio=AudioConfig(steps=20, batch_size=2, window_s=0.5, warmup_steps=5, log_every=5, sample_every=20,
+                          checkpoint_every=10),
+        dit=DiTConfig(steps=20, batch_size=4, num_frames=9, height=64, width=64, model_width=64, depth=2, heads=2,
+                      warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
+    ),
+    "tabletop-cpu": Preset(
+        vae3d=VAEConfig(steps=2500, batch_size=4, learning_rate=2e-3),
+        audio=AudioConfig(steps=1500, batch_size=8, learning_rate=2e-3),
+        dit=DiTConfig(steps=2500, batch_size=32, optimizer="muon", ema_decay=0.998),
+    ),
+    "tabletop-gpu": Preset(
+        vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16", compile=True,
+                        latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05, adversarial_start=10000,
+                        workers=8),
+        audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05, adversarial_start=8000,
+                          workers=8),
+        dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
+                      mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,
+                      video_shift=2.0, workers=8),
+    ),
+}  # fmt: skip
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def load(preset: str, stage: str, overrides: list[str]) -> VAEConfig | AudioConfig | DiTConfig:
+    """The configuration of one stage of a preset with ``key=value`` overrides applied.
+
+    Raises:
+        InputError: an unknown preset or key (the nearest one is named), or a value of another type.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"no preset is called {preset!r}: {_suggest(preset, list(PRESETS))}")
+    config = getattr(PRESETS[preset], stage)
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"--set takes key=value, not {override!r}")
+        key = key.replace("-", "_")
+        if not hasattr(config, key):
+            names = [field.name for field in dataclasses.fields(config)]
+            raise InputError(f"{stage} has no setting {key!r}: {_suggest(key, names)}")
+        changes[key] = _parse(key, text, type(getattr(config, key)))
+    return dataclasses.replace(config, **changes)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+            return text.lower() in ("true", "1", "yes", "on")
+    else:
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    raise InputError(f"{key} takes a value of type {kind.__name__}, not {text!r}")

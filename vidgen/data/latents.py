@@ -1,0 +1,107 @@
+"""Clips encoded once by both autoencoders, kept on disk, and served to the transformer from memory."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..errors import InputError
+
+CLIPS_PER_SHARD = 256
+
+Encoder = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
+"""A data batch in; normalised video latents (B, C, t, h, w) and audio latents (B, C_a, L) out."""
+
+
+def cache_latents(dataset: Any, num_clips: int, encode: Encoder, folder: Path, *, batch_size: int = 4) -> None:
+    """Encode ``num_clips`` samples of ``dataset`` into shards under ``folder``; shards already there are kept.
+
+    Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks.
+    ``index.json`` is written last, so a folder that has it is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = range(0, num_clips, CLIPS_PER_SHARD)
+    names = [f"latents-{number:05d}.safetensors" for number in range(len(shards))]
+    with tqdm(total=num_clips, desc="caching latents", unit="clip", disable=None) as progress:
+        for start, name in zip(shards, names, strict=True):
+            stop = min(start + CLIPS_PER_SHARD, num_clips)
+            if not (folder / name).exists():
+                _write_shard(dataset, range(start, stop), encode, folder / name, batch_size, progress)
+            else:
+                progress.update(stop - start)
+    index = {"clips": num_clips, "shards": names}
+    (folder / "index.json.part").write_text(json.dumps(index))
+    os.replace(folder / "index.json.part", folder / "index.json")
+
+
+def _write_shard(
+    dataset: Any, clips: range, encode: Encoder, path: Path, batch_size: int, progress: "tqdm[Any]"
+) -> None:
+    videos, audios, has_audio, captions = [], [], [], []
+    for start in range(clips.start, clips.stop, batch_size):
+        numbers = range(start, min(start + batch_size, clips.stop))
+        batch = dataset[[(number % len(dataset), number) for number in numbers]]
+        video, audio = encode(batch)
+        videos.append(video.half().cpu())
+        audios.append(audio.half().cpu())
+        has_audio.append(batch["has_audio"])
+        captions.extend(batch["captions"])
+        progress.update(len(numbers))
+    tensors = {"video": torch.cat(videos), "audio": torch.cat(audios), "has_audio": torch.cat(has_audio)}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"captions": json.dumps(captions)})
+    os.replace(part, path)
+
+
+class LatentClips(Dataset):
+    """A latent cache in memory; a batch of keys in, a batch out.
+
+    A batch: ``video`` float32 (B, C, t, h, w), ``audio`` float32 (B, C_a, L), ``has_audio`` bool (B,), ``captions``
+    list[str] (one of the clip's wordings each; empty at the rate ``caption_dropout``).
+
+    Raises:
+        InputError: the cache is incomplete or damaged.
+    """
+
+    def __init__(self, folder: Path, *, seed: int = 0, caption_dropout: float = 0.0) -> None:
+        self.seed, self.caption_dropout = seed, caption_dropout
+        if not (folder / "index.json").is_file():
+            raise InputError(f"{folder} has no index.json: the latent cache is incomplete")
+        names = json.loads((folder / "index.json").read_text())["shards"]
+        tensors: dict[str, list[Tensor]] = {"video": [], "audio": [], "has_audio": []}
+        self.captions: list[list[str]] = []
+        for name in names:
+            try:
+                with safe_open(folder / name, framework="pt") as shard:
+                    for key, parts in tensors.items():
+                        parts.append(shard.get_tensor(key))
+                    self.captions.extend(json.loads(shard.metadata()["captions"]))
+            except (SafetensorError, FileNotFoundError) as error:
+                raise InputError(f"{folder / name} is damaged or missing: delete it and cache again") from error
+        self.video, self.audio, self.has_audio = (torch.cat(parts) for parts in tensors.values())
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
+        indices = [index for index, _ in keys]
+        captions = []
+        for index, draw in keys:
+            rng = np.random.default_rng((self.seed, draw))
+            wording = self.captions[index][rng.integers(len(self.captions[index]))]
+            captions.append("" if rng.random() < self.caption_dropout else wording)
+        return {
+            "video": self.video[indices].float(),
+            "audio": self.audio[indices].float(),
+            "has_audio": self.has_audio[indices],
+            "captions": captions,
+        }

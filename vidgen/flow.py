@@ -1,0 +1,212 @@
+"""Rectified flow: the path from clean latents to noise, the draw of noise levels, and the loss.
+
+x_σ = (1 − σ)·x_0 + σ·ε and its velocity ε − x_0 (Liu et al. 2022, arXiv 2209.03003, equation 1; Lipman et al. 2022, arXiv
+2210.02747, section 4.1, whose time runs the other way); σ = 0 is clean, σ = 1 is noise. Every latent has its own σ:
+where it is 0 the value is given and nothing is to be learned there, so one loss trains every task.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How noise levels are drawn and losses weighed.
+
+    ``shared``, ``per_modality`` and ``per_frame`` are relative frequencies of the modes of ``draw_noise_levels``.
+    """
+
+    video_shift: float = 1.0
+    audio_shift: float = 1.0
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shared: float = 0.9
+    per_modality: float = 0.05
+    per_frame: float = 0.05
+    given: float = 0.5
+    """How often, in the last two modes, a modality or some frames are given clean."""
+
+    def __post_init__(self) -> None:
+        if min(self.shared, self.per_modality, self.per_frame) < 0 or self.shared + self.per_modality + self.per_frame <= 0:
+            raise InputError("shared, per_modality and per_frame are frequencies: none negative, not all zero")
+        if self.video_shift <= 0 or self.audio_shift <= 0:
+            raise InputError("a noise level shift must be positive")
+        if not 0 <= self.given <= 1:
+            raise InputError(f"given is a probability, not {self.given}")
+
+
+@dataclass(frozen=True)
+class NoiseDraw:
+    """What one training sample gets: noise of the latents' shapes, and noise levels (t,) and (L,)."""
+
+    video: Tensor
+    audio: Tensor
+    video_sigma: Tensor
+    audio_sigma: Tensor
+
+
+def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The point of the path at ``sigma``, broadcastable to ``x0``. Exactly ``x0`` at 0 and ``noise`` at 1."""
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """dx/dσ along the path: the same everywhere on it."""
+    return noise - x0
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Move noise levels towards 1 (``shift`` > 1) or 0; 0 and 1 stay (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sample_sigma(normal: Tensor, *, shift: float = 1.0, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Noise levels from standard normal draws: logit-normal (arXiv 2403.03206, equation 19), then shifted."""
+    return shift_sigma(torch.sigmoid(mean + std * normal), shift)
+
+
+def draw_noise_levels(
+    mode: str, video_frames: int, audio_latents: int, config: FlowConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Noise levels (t,) of the latent frames and (L,) of the audio latents of one sample.
+
+    Modes:
+        ``shared``: one draw for the whole clip (shifted for each modality as configured).
+        ``per_modality``: one draw each. With probability ``config.given`` one of the two is given instead: sound for
+            a picture, or a picture for a sound.
+        ``per_frame``: a draw for each latent (Chen et al. 2024, arXiv 2407.01392), or, with probability
+            ``config.given``, one draw each for the modalities, while some frames are given: the beginning of the
+            clip, in half the cases with its sound, or any frames. At least one frame is always wanted.
+
+    Raises:
+        InputError: an unknown mode.
+    """
+
+    def uniform() -> float:
+        return float(torch.rand((), generator=generator))
+
+    def levels(count: int, shift: float) -> Tensor:
+        normal = torch.randn(count, generator=generator)
+        return sample_sigma(normal, shift=shift, mean=config.logit_mean, std=config.logit_std)
+
+    if mode == "shared":
+        normal = torch.randn(1, generator=generator)
+        video, audio = (
+            sample_sigma(normal, shift=shift, mean=config.logit_mean, std=config.logit_std)
+            for shift in (config.video_shift, config.audio_shift)
+        )
+        return video.repeat(video_frames), audio.repeat(audio_latents)
+    if mode not in ("per_modality", "per_frame"):
+        raise InputError(f"noise levels are drawn shared, per_modality or per_frame, not {mode!r}")
+
+    some_given = uniform() < config.given
+    if mode == "per_frame" and not some_given:
+        return levels(video_frames, config.video_shift), levels(audio_latents, config.audio_shift)
+    video = levels(1, config.video_shift).repeat(video_frames)
+    audio = levels(1, config.audio_shift).repeat(audio_latents)
+    if mode == "per_modality" and some_given:
+        (video if uniform() < 0.5 else audio).zero_()
+    elif mode == "per_frame" and video_frames > 1:
+        count = 1 + int(uniform() * (video_frames - 1))
+        if uniform() < 0.5:
+            video[:count] = 0
+            if uniform() < 0.5:
+                audio[: audio_latents * count // video_frames] = 0
+        else:
+            video[torch.randperm(video_frames, generator=generator)[:count]] = 0
+    return video, audio
+
+
+def draw_noise(
+    seed: int, video_shape: Sequence[int], audio_shape: Sequence[int], config: FlowConfig
+) -> NoiseDraw:
+    """Everything random about one training sample, from its own seed: the same on any device and in any batch.
+
+    Args:
+        video_shape: (C, t, h, w).
+        audio_shape: (C_a, L).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    frequencies = torch.tensor([config.shared, config.per_modality, config.per_frame])
+    chosen = int(torch.multinomial(frequencies, 1, generator=generator))
+    mode = ("shared", "per_modality", "per_frame")[chosen]
+    video_sigma, audio_sigma = draw_noise_levels(mode, video_shape[1], audio_shape[1], config, generator)
+    video = torch.randn(*video_shape, generator=generator)
+    return NoiseDraw(video, torch.randn(*audio_shape, generator=generator), video_sigma, audio_sigma)
+
+
+def sample_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise (len(seeds), *shape), each sample from its own seed and drawn on the CPU."""
+    drawn = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(device)
+
+
+def flow_loss(
+    model: nn.Module,
+    video: Tensor,
+    audio: Tensor,
+    text: Tensor,
+    *,
+    text_mask: Tensor | None = None,
+    has_audio: Tensor | None = None,
+    video_times_s: Tensor,
+    audio_times_s: Tensor,
+    seeds: Sequence[int],
+    config: FlowConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Flow-matching loss (arXiv 2210.02747, equation 23) of a batch, and its parts.
+
+    Latents that are given (σ = 0), and the audio of samples that have none, add nothing to the loss. The sums are
+    divided by the size of the whole batch, so that a batch shared out over processes has the same gradient.
+
+    Args:
+        model: a ``JointDiT`` or anything that is called like it.
+        video, audio: clean normalised latents (B, C, t, h, w) and (B, C_a, L).
+        text, text_mask: features (B, S, D) and bool (B, S).
+        has_audio: bool (B,); None if every sample has sound. The audio latents of a sample without are not looked at.
+        video_times_s, audio_times_s: (t,) and (L,).
+        seeds: one a sample.
+
+    Returns:
+        The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted.
+    """
+    draws = [draw_noise(seed, video.shape[1:], audio.shape[1:], config) for seed in seeds]
+    video_noise = torch.stack([draw.video for draw in draws]).to(video)
+    audio_noise = torch.stack([draw.audio for draw in draws]).to(audio)
+    video_sigma = torch.stack([draw.video_sigma for draw in draws]).to(video)
+    audio_sigma = torch.stack([draw.audio_sigma for draw in draws]).to(audio)
+    audio_counts = audio_sigma > 0
+    if has_audio is not None:
+        # A clip without sound shows the model pure noise: what is unknown looks as at the start of sampling.
+        silent = ~has_audio[:, None]
+        audio_sigma = audio_sigma.masked_fill(silent, 1.0)
+        audio_counts = audio_counts & ~silent
+
+    video_velocity, audio_velocity = model(
+        interpolate(video, video_noise, video_sigma[:, None, :, None, None]),
+        interpolate(audio, audio_noise, audio_sigma[:, None]),
+        text,
+        text_mask=text_mask,
+        video_sigma=video_sigma[:, :, None, None],
+        audio_sigma=audio_sigma,
+        video_times_s=video_times_s,
+        audio_times_s=audio_times_s,
+    )
+    video_error = (video_velocity.float() - velocity_target(video, video_noise)).square().mean((1, 3, 4))
+    audio_error = (audio_velocity.float() - velocity_target(audio, audio_noise)).square().mean(1)
+    video_counts = video_sigma > 0
+    video_error = video_error.where(video_counts, 0)
+    audio_error = audio_error.where(audio_counts, 0)
+    loss = config.video_weight * video_error.mean() + config.audio_weight * audio_error.mean()
+    parts = {
+        "video": video_error.detach().sum() / video_counts.sum().clamp(min=1),
+        "audio": audio_error.detach().sum() / audio_counts.sum().clamp(min=1),
+    }
+    return loss, parts

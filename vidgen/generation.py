@@ -1,0 +1,95 @@
+"""How a trained model wants to be sampled: the ``generation_config.json`` that makes its folder self-describing."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .clip import ClipSpec, Compression
+from .errors import InputError
+
+FILE_NAME = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Defaults of one model: the clip that it was trained on, and the settings that suit it.
+
+    ``video_shift`` and ``audio_shift`` bend the noise levels of the solver's steps towards noise (1 leaves them even).
+    """
+
+    num_frames: int = 49
+    height: int = 128
+    width: int = 128
+    frame_rate: str = "24"
+    sample_rate_hz: int = 24000
+    num_inference_steps: int = 20
+    guidance_scale: float = 4.0
+    audio_guidance_scale: float = 4.0
+    video_shift: float = 1.0
+    audio_shift: float = 1.0
+    solver: str = "euler"
+    size_multiple: int = 32
+    model_version: str = "untrained"
+
+    def spec(
+        self,
+        *,
+        num_frames: int | None = None,
+        duration_s: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frame_rate: Fraction | float | None = None,
+        compression: Compression | None = None,
+    ) -> ClipSpec:
+        """The clip asked for; what is left out is the model's own. At another rate the length in seconds is kept.
+
+        Raises:
+            InputError: both a number of frames and a duration, or a clip that cannot be.
+        """
+        if num_frames is not None and duration_s is not None:
+            raise InputError("give num_frames or duration_s, not both")
+        rate = Fraction(self.frame_rate) if frame_rate is None else frame_rate
+        if num_frames is None and duration_s is None:
+            duration_s = float(self.num_frames / Fraction(self.frame_rate))
+        height = self.height if height is None else height
+        width = self.width if width is None else width
+        for name, value in (("height", height), ("width", width)):
+            if value < 1 or value % self.size_multiple:
+                below = max(1, value // self.size_multiple) * self.size_multiple
+                raise InputError(
+                    f"{name} {value} is not a multiple of {self.size_multiple}, as this model needs: "
+                    f"try {below} or {below + self.size_multiple}"
+                )
+        sizes: dict[str, Any] = {"height": height, "width": width, "sample_rate_hz": self.sample_rate_hz}
+        sizes["compression"] = compression or Compression()
+        if duration_s is None:
+            assert num_frames is not None
+            duration_s = ClipSpec(num_frames=num_frames, frame_rate=Fraction(rate), **sizes).duration_s
+        return ClipSpec.from_duration(duration_s, rate, **sizes)
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "GenerationConfig":
+        """Read it from a model's folder.
+
+        Raises:
+            InputError: no such folder or file, or a file that is damaged or of another version.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such model folder")
+        path = folder / FILE_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            config = cls(**values)
+            Fraction(config.frame_rate)
+        except FileNotFoundError as error:
+            raise InputError(f"{path} is missing: {folder} is not the folder of a vidgen model") from error
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        return config

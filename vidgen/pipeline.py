@@ -1,0 +1,400 @@
+"""From a prompt to frames and a waveform, and from a model's folder to a pipeline and back."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .audio_sync.codec import AudioCodec
+from .clip import ClipSpec, Compression
+from .conditioning import guided_velocity
+from .dit.model import JointDiT
+from .errors import InputError
+from .generation import GenerationConfig
+from .solvers import State, euler, heun, midpoint, sigma_schedule
+from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
+from .vae3d.autoencoder import SpacetimeVAE
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+MAX_SHARD_SIZE = "15MB"
+SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
+DECODED_AT_ONCE = 16  # latent frames; decoding in turns gives the same frames in bounded memory
+
+
+@dataclass
+class VidGenOutput:
+    """What a pipeline made, for B prompts.
+
+    ``frames`` (B, T, H, W, 3) uint8 and ``audio`` (B, N) float32 in [-1, 1], as numpy arrays; with output_type "pt"
+    tensors, frames as (B, 3, T, H, W) float in [-1, 1]; with "latent" the normalised latents. ``seconds`` by stage.
+    """
+
+    frames: Any
+    audio: Any
+    sample_rate: int
+    frame_rate: Fraction
+    seconds: dict[str, float]
+
+
+class VidGenPipeline(DiffusionPipeline):
+    """Text to video with sound.
+
+    Args:
+        vae, codec: the two autoencoders.
+        transformer: the joint denoiser of their latents.
+        text_encoder: see ``vidgen.text``.
+        generation: how the model wants to be sampled.
+    """
+
+    def __init__(
+        self,
+        vae: SpacetimeVAE,
+        codec: AudioCodec,
+        transformer: JointDiT,
+        text_encoder: WordVectorEncoder | TransformersEncoder,
+        generation: GenerationConfig | None = None,
+    ):
+        super().__init__()
+        self.register_modules(vae=vae, codec=codec, transformer=transformer, text_encoder=text_encoder)
+        self.generation = replace(
+            generation or GenerationConfig(),
+            sample_rate_hz=codec.config.sample_rate_hz,
+            size_multiple=vae.config.spatial_compression * transformer.config.patch,
+        )
+        for module in self.components.values():
+            module.eval()
+
+    def register_modules(self, **modules: nn.Module) -> None:
+        """Record each component by the full path of its module.
+
+        diffusers itself shortens the path of a module that lies in a folder named like one of its own pipelines, as
+        ``dit`` is, and could then not find it again.
+        """
+        for name, module in modules.items():
+            setattr(self, name, module)
+            self.register_to_config(**{name: (type(module).__module__, type(module).__name__)})
+
+    @classmethod
+    def assemble(
+        cls,
+        vae: SpacetimeVAE,
+        codec: AudioCodec,
+        transformer: JointDiT,
+        text_encoder: WordVectorEncoder | TransformersEncoder,
+        spec: ClipSpec,
+        video_shift: float = 1.0,
+        audio_shift: float = 1.0,
+        **settings: Any,
+    ) -> "VidGenPipeline":
+        """A pipeline from freshly trained parts; ``spec`` is the clip that they were trained on, ``settings`` further
+        entries of ``GenerationConfig``."""
+        generation = GenerationConfig(
+            num_frames=spec.num_frames,
+            height=spec.height,
+            width=spec.width,
+            frame_rate=str(spec.frame_rate),
+            video_shift=video_shift,
+            audio_shift=audio_shift,
+            **settings,
+        )
+        return cls(vae, codec, transformer, text_encoder, generation)
+
+    @property
+    def compression(self) -> Compression:
+        vae, codec = self.vae.config, self.codec.config
+        return Compression(vae.temporal_compression, vae.spatial_compression, codec.hop_samples)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        num_frames: int | None = None,
+        duration_s: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        frame_rate: Fraction | float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        audio_guidance_scale: float | None = None,
+        solver: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        output_type: str = "np",
+    ) -> VidGenOutput:
+        """Make a clip for each prompt. What is left out is the model's own (``self.generation``).
+
+        Args:
+            negative_prompt: one for all, or one for each prompt.
+            num_frames, duration_s: give one of them at most.
+            guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
+            solver: "euler", "heun" or "midpoint".
+            generator: on the CPU; one for all, or one for each prompt, which makes each clip independent of the others.
+            callback_on_step_end: called as in diffusers, with (pipeline, step, noise level, {"video_latents",
+                "audio_latents"}): the clean latents as estimated so far. What it returns is not used.
+            output_type: "np", "pt" or "latent", see ``VidGenOutput``.
+
+        Raises:
+            InputError: an empty prompt, a clip that cannot be made, or settings out of range.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        if not prompts or not all(text.strip() for text in prompts):
+            raise InputError("a prompt is empty")
+        if len(negatives) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
+        defaults = self.generation
+        solver = solver or defaults.solver
+        if solver not in SOLVERS:
+            raise InputError(f"solver {solver!r} is not known: use {', '.join(SOLVERS)}")
+        if output_type not in ("np", "pt", "latent"):
+            raise InputError(f"output_type {output_type!r} is not known: use np, pt or latent")
+        if audio_guidance_scale is None:
+            audio_guidance_scale = defaults.audio_guidance_scale if guidance_scale is None else guidance_scale
+        if guidance_scale is None:
+            guidance_scale = defaults.guidance_scale
+        steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        video_sigmas = sigma_schedule(steps, defaults.video_shift)
+        audio_sigmas = sigma_schedule(steps, defaults.audio_shift)
+        spec = defaults.spec(
+            num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate,
+            compression=self.compression,
+        )  # fmt: skip
+
+        stages = _Stopwatch(self.device)
+        text = self._encode_text(prompts)
+        is_guided = not guidance_scale == audio_guidance_scale == 1
+        negative_text = self._encode_text(negatives) if is_guided else None
+        stages.end("text")
+
+        velocity_fn = guided_velocity(
+            self.transformer,
+            text,
+            negative_text,
+            video_guidance=guidance_scale,
+            audio_guidance=audio_guidance_scale,
+            video_times_s=torch.tensor(spec.video_latent_times_s(), device=self.device),
+            audio_times_s=torch.tensor(spec.audio_latent_times_s(), device=self.device),
+        )
+
+        def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
+            """The state stays in float32: rounding of small steps would add up."""
+            lower = tuple(None if stream is None else stream.to(self.dtype) for stream in x)
+            return tuple(None if stream is None else stream.float() for stream in velocity_fn(lower, sigma))
+
+        def on_step(step: int, clean: State) -> None:
+            if callback_on_step_end is not None:
+                latents = {"video_latents": clean[0], "audio_latents": clean[1]}
+                callback_on_step_end(self, step, video_sigmas[step], latents)
+
+        noise = self._noise(spec, len(prompts), generator)
+        video, audio = SOLVERS[solver](velocity, noise, (video_sigmas, audio_sigmas), on_step)
+        assert video is not None
+        assert audio is not None
+        stages.end("denoise")
+
+        frames: Any = video
+        waveform: Any = audio
+        if output_type != "latent":
+            frames = self._decode_video(video, spec, as_bytes=output_type == "np")
+            stages.end("decode_video")
+            waveform = self.codec.from_latents(audio.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
+            if output_type == "np":
+                waveform = waveform.cpu().numpy()
+            stages.end("decode_audio")
+        return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
+
+    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        features, mask = self.text_encoder.encode(prompts)
+        return features.to(self.device, self.dtype), mask.to(self.device)
+
+    def _noise(
+        self, spec: ClipSpec, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Drawn on the CPU, clip by clip: the same on every device, and in every batch given a generator each."""
+        if generator is None or isinstance(generator, torch.Generator):
+            generators = [generator] * batch
+        else:
+            generators = list(generator)
+            if len(generators) != batch:
+                raise InputError(f"{batch} prompts need one generator or as many, not {len(generators)}")
+        video_shape = (self.vae.config.latent_channels, spec.latent_frames, spec.latent_height, spec.latent_width)
+        audio_shape = (self.codec.config.latent_channels, spec.audio_latents)
+        videos, audios = [], []
+        for source in generators:
+            videos.append(torch.randn(video_shape, generator=source))
+            audios.append(torch.randn(audio_shape, generator=source))
+        return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
+
+    def _decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+        latents = self.vae.denormalise(latents.to(self.vae.dtype))
+        parts = []
+        for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):
+            video = video.float().clamp(-1, 1)
+            if as_bytes:
+                video = ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu()
+            parts.append(video)
+        if as_bytes:
+            return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
+        return torch.cat(parts, dim=2)[:, :, : spec.num_frames]
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        dtype: torch.dtype | None = torch.float16,
+        max_shard_size: str | int = MAX_SHARD_SIZE,
+    ) -> None:
+        """Write the model's folder: ``model_index.json``, ``generation_config.json``, a folder for each component.
+
+        Args:
+            dtype: what weights are stored as; None keeps that of each component.
+            max_shard_size: of a weights file.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.register_modules(**self.components)
+        for name, module in self.components.items():
+            target = folder / name
+            for stale in target.glob("*.safetensors*"):
+                stale.unlink()
+            stored: Any = module if dtype is None else _cast(deepcopy(module), dtype)
+            if isinstance(stored, TransformersEncoder):
+                stored.tokenizer.save_pretrained(target)
+                stored = stored.model
+            stored.save_pretrained(target, max_shard_size=max_shard_size)
+        self.generation.save(folder)
+        self.save_config(folder)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "VidGenPipeline":
+        """Load a folder that ``save_pretrained`` wrote; every weight must be there, and no other.
+
+        Args:
+            torch_dtype: of the transformer; None takes float32 on a CPU and bfloat16 elsewhere. The autoencoders, a
+                small part of the work, always compute in float32: the eight bits of bfloat16 would be heard.
+
+        Raises:
+            InputError: a file is missing, damaged, or does not fit the networks; the message names it.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        generation = GenerationConfig.load(folder)
+        device = torch.device(device)
+        dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        for name in ("vae", "codec", "transformer", "text_encoder"):
+            if not (folder / name).is_dir():
+                raise InputError(f"{folder / name} is missing: the model's folder is not complete")
+        return cls(
+            load_network(SpacetimeVAE, folder / "vae").to(device),
+            load_network(AudioCodec, folder / "codec").to(device),
+            _cast(load_network(JointDiT, folder / "transformer"), dtype).to(device),
+            load_text_encoder(folder / "text_encoder", device=device),
+            generation,
+        )
+
+
+def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
+    """A network in float32 and eval mode from its ``config.json`` and safetensors, sharded or not, strictly.
+
+    Raises:
+        InputError: a file is missing or damaged, or holds other weights than the network has.
+    """
+    config = _read_json(folder / "config.json")
+    index = folder / f"{WEIGHTS}.index.json"
+    try:
+        names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else [WEIGHTS]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is damaged") from error
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            weights |= load_file(folder / name)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder / name} is missing: the model's folder is not complete") from error
+        except SafetensorError as error:
+            raise InputError(f"{folder / name} is damaged ({error}): get it again") from error
+    try:
+        network = network_class.from_config(config)  # type: ignore[attr-defined]
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder}: weights and config do not fit {network_class.__name__}: {reason}") from error
+    return _cast(network, torch.float32).eval()
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> Any:
+    """Without the warning that diffusers' own method gives for every network."""
+    return nn.Module.to(network, dtype)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first of cuda, mps and cpu that there is.
+
+    Raises:
+        InputError: a device that torch does not know or that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: the model's folder is not complete") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is damaged: it should hold one JSON object")
+    return values
+
+
+class _Stopwatch:
+    """Seconds by stage; waits for the device, so that a stage is charged for its own work."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[stage] = now - self.last
+        self.last = now

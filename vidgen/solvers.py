@@ -1,0 +1,102 @@
+"""Solvers of the flow's differential equation dx/dσ = v(x, σ), from noise (σ = 1) to clean (σ = 0).
+
+They know no prompts and no networks. The state is a tuple of streams, (video, audio) here, of which any may be None; all
+solvers have one signature: ``solver(velocity_fn, x, sigmas, callback) -> x``.
+
+    velocity_fn(x, sigma): velocities of the streams at ``x``, where ``sigma`` is a tuple with one entry a stream.
+    sigmas: a descending schedule (steps + 1, …), or a tuple with one schedule a stream. What follows the first axis
+        broadcasts against the stream, so that every token can have its own schedule; a schedule of zeros leaves its
+        tokens exactly as they are.
+    callback(step, clean): called after each step with its number, from 0, and the clean streams as estimated at the
+        beginning of the step, x − σ·v.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .flow import shift_sigma
+
+State = tuple[Tensor | None, ...]
+Sigmas = Tensor | tuple[Tensor, ...]
+VelocityFn = Callable[[State, tuple[Tensor, ...]], State]
+Callback = Callable[[int, State], None]
+
+
+def sigma_schedule(steps: int, shift: float = 1.0) -> Tensor:
+    """Noise levels (steps + 1,) from exactly 1 to exactly 0: evenly spaced, then shifted (see ``flow.shift_sigma``).
+
+    Raises:
+        InputError: fewer than one step, or a shift that is not positive.
+    """
+    if steps < 1:
+        raise InputError(f"{steps} steps make no sample: give at least 1")
+    if shift <= 0:
+        raise InputError(f"a shift of {shift} is not positive")
+    return shift_sigma(torch.linspace(1, 0, steps + 1), shift)
+
+
+def euler(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None) -> State:
+    """First order, one evaluation a step; exact where the paths are straight."""
+    schedules = _schedules(x, sigmas)
+    for step in range(len(schedules[0]) - 1):
+        sigma, following = _at(schedules, step), _at(schedules, step + 1)
+        velocity = velocity_fn(x, sigma)
+        _report(callback, step, x, sigma, velocity)
+        x = _move(x, sigma, following, velocity)
+    return x
+
+
+def heun(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None) -> State:
+    """Second order, two evaluations a step: the mean of the velocities at both ends (Karras et al. 2022, arXiv
+    2206.00364, algorithm 1). The last step is an Euler step, since networks are not trained at σ = 0."""
+    schedules = _schedules(x, sigmas)
+    steps = len(schedules[0]) - 1
+    for step in range(steps):
+        sigma, following = _at(schedules, step), _at(schedules, step + 1)
+        velocity = velocity_fn(x, sigma)
+        _report(callback, step, x, sigma, velocity)
+        if step < steps - 1:
+            ahead = velocity_fn(_move(x, sigma, following, velocity), following)
+            velocity = tuple(None if v is None else (v + w) / 2 for v, w in zip(velocity, ahead, strict=True))
+        x = _move(x, sigma, following, velocity)
+    return x
+
+
+def midpoint(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None) -> State:
+    """Second order, two evaluations a step: the velocity half-way, which is never at σ = 0."""
+    schedules = _schedules(x, sigmas)
+    for step in range(len(schedules[0]) - 1):
+        sigma, following = _at(schedules, step), _at(schedules, step + 1)
+        middle = tuple((a + b) / 2 for a, b in zip(sigma, following, strict=True))
+        velocity = velocity_fn(x, sigma)
+        _report(callback, step, x, sigma, velocity)
+        x = _move(x, sigma, following, velocity_fn(_move(x, sigma, middle, velocity), middle))
+    return x
+
+
+def _schedules(x: State, sigmas: Sigmas) -> tuple[Tensor, ...]:
+    schedules = sigmas if isinstance(sigmas, tuple) else (sigmas,) * len(x)
+    if len(schedules) != len(x):
+        raise InputError(f"{len(x)} streams need as many schedules, not {len(schedules)}")
+    lengths = {len(schedule) for schedule in schedules}
+    if len(lengths) != 1 or lengths.pop() < 2:
+        raise InputError("schedules need two noise levels or more, and the same number for all streams")
+    device = next(stream.device for stream in x if stream is not None)
+    return tuple(schedule.to(device) for schedule in schedules)
+
+
+def _at(schedules: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
+    return tuple(schedule[step] for schedule in schedules)
+
+
+def _move(x: State, start: tuple[Tensor, ...], end: tuple[Tensor, ...], velocity: State) -> State:
+    streams = zip(x, start, end, velocity, strict=True)
+    return tuple(None if s is None or v is None else s + (b - a) * v for s, a, b, v in streams)
+
+
+def _report(callback: Callback | None, step: int, x: State, sigma: tuple[Tensor, ...], velocity: State) -> None:
+    if callback is not None:
+        callback(step, _move(x, sigma, tuple(torch.zeros_like(level) for level in sigma), velocity))

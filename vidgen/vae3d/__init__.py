@@ -1,0 +1,1 @@
+"""The spacetime VAE: video to latents and back, causal in time."""
