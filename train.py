@@ -143,10 +143,10 @@ def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, 
 
         clips = settings.batch_size * settings.accumulate * accelerator.num_processes
         log.step(step, loss, parts, float(norm), clips, wait_s)
-        if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
-            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         if accelerator.is_main_process and (step % settings.checkpoint_every == 0 or step == settings.steps):
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
+        if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
+            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         accelerator.wait_for_everyone()
     log.close()
     if accelerator.is_main_process:
@@ -353,7 +353,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: nn.Module, path: Path) -> None:
-        from vidgen.sheets import contact_sheet, save_sheet
+        from vidgen.media import contact_sheet, save_sheet
 
         rows = []
         for clip in dataset[held_back_keys(dataset, 3)]["video"]:
@@ -388,16 +388,16 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
     discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+        loss, parts = codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+        batch["reconstruction"] = parts.pop("reconstruction")
+        return loss, parts
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            reconstruction = codec(batch["audio"])[0]
-        return discriminator_loss(model, batch["audio"], reconstruction)
+        return discriminator_loss(model, batch["audio"], batch["reconstruction"])
 
     @torch.no_grad()
     def sheet(average: nn.Module, path: Path) -> None:
-        from vidgen.sheets import contact_sheet, save_sheet
+        from vidgen.media import contact_sheet, save_sheet
 
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
@@ -490,7 +490,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift)
 
     def sheet(average: nn.Module, path: Path) -> None:
-        from vidgen.sheets import contact_sheet, save_sheet
+        from vidgen.media import contact_sheet, save_sheet
 
         prompts = args.prompt or [wordings[0] for wordings in dataset.captions[:4]]
         made = pipeline(average)(prompts, generator=[torch.Generator().manual_seed(n) for n in range(len(prompts))])

@@ -22,7 +22,7 @@ def error_of(solver, steps: int) -> float:
 
 @pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2), (midpoint, 2)])
 def test_convergence_order(solver, order):
-    coarse, fine = error_of(solver, 64), error_of(solver, 128)
+    coarse, fine = error_of(solver, 200), error_of(solver, 400)
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 

@@ -22,9 +22,8 @@ class TrainConfig:
     batch_size: int = 4
     accumulate: int = 1
     optimizer: str = "adamw"
-    """``adamw``, or ``muon``: Muon for the matrices (torch 2.9 or newer), AdamW for the rest."""
+    """``adamw``, or ``muon``: Muon for the matrices (torch 2.9 or newer), AdamW for the rest, at one learning rate."""
     learning_rate: float = 1e-3
-    muon_learning_rate: float = 0.02
     weight_decay: float = 0.01
     beta2: float = 0.99
     warmup_steps: int = 100
@@ -107,9 +106,10 @@ PRESETS = {
                       warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
     ),
     "tabletop-cpu": Preset(
-        vae3d=VAEConfig(steps=2500, batch_size=4, learning_rate=2e-3),
-        audio=AudioConfig(steps=1500, batch_size=8, learning_rate=2e-3),
-        dit=DiTConfig(steps=2500, batch_size=32, optimizer="muon", ema_decay=0.998),
+        vae3d=VAEConfig(steps=470, batch_size=4, learning_rate=5e-4, kl_weight=1e-3, cooldown=0.5),
+        audio=AudioConfig(steps=700, batch_size=8),
+        dit=DiTConfig(steps=1600, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
+                      shared_noise=0.95, cached_clips=3000, log_every=10, checkpoint_every=50),
     ),
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16", compile=True,

@@ -1,8 +1,8 @@
 """Rectified flow: the path from clean latents to noise, the draw of noise levels, and the loss.
 
-x_σ = (1 − σ)·x_0 + σ·ε and its velocity ε − x_0 (Liu et al. 2022, arXiv 2209.03003, equation 1; Lipman et al. 2022, arXiv
-2210.02747, section 4.1, whose time runs the other way); σ = 0 is clean, σ = 1 is noise. Every latent has its own σ:
-where it is 0 the value is given and nothing is to be learned there, so one loss trains every task.
+x_σ = (1 − σ)·x_0 + σ·ε and its velocity ε − x_0 (Liu et al. 2022, arXiv 2209.03003, equation 1; Lipman et al. 2022,
+arXiv 2210.02747, section 4.1, whose time runs the other way); σ = 0 is clean, σ = 1 is noise. Every latent has its own
+σ: where it is 0 the value is given and nothing is to be learned there, so one loss trains every task.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class FlowConfig:
     """How often, in the last two modes, a modality or some frames are given clean."""
 
     def __post_init__(self) -> None:
-        if min(self.shared, self.per_modality, self.per_frame) < 0 or self.shared + self.per_modality + self.per_frame <= 0:
+        frequencies = (self.shared, self.per_modality, self.per_frame)
+        if min(frequencies) < 0 or sum(frequencies) <= 0:
             raise InputError("shared, per_modality and per_frame are frequencies: none negative, not all zero")
         if self.video_shift <= 0 or self.audio_shift <= 0:
             raise InputError("a noise level shift must be positive")
@@ -124,9 +125,7 @@ def draw_noise_levels(
     return video, audio
 
 
-def draw_noise(
-    seed: int, video_shape: Sequence[int], audio_shape: Sequence[int], config: FlowConfig
-) -> NoiseDraw:
+def draw_noise(seed: int, video_shape: Sequence[int], audio_shape: Sequence[int], config: FlowConfig) -> NoiseDraw:
     """Everything random about one training sample, from its own seed: the same on any device and in any batch.
 
     Args:
@@ -134,7 +133,7 @@ def draw_noise(
         audio_shape: (C_a, L).
     """
     generator = torch.Generator().manual_seed(seed)
-    frequencies = torch.tensor([config.shared, config.per_modality, config.per_frame])
+    frequencies = torch.tensor([config.shared, config.per_modality, config.per_frame], dtype=torch.float32)
     chosen = int(torch.multinomial(frequencies, 1, generator=generator))
     mode = ("shared", "per_modality", "per_frame")[chosen]
     video_sigma, audio_sigma = draw_noise_levels(mode, video_shape[1], audio_shape[1], config, generator)

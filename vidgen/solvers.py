@@ -1,7 +1,7 @@
 """Solvers of the flow's differential equation dx/dσ = v(x, σ), from noise (σ = 1) to clean (σ = 0).
 
-They know no prompts and no networks. The state is a tuple of streams, (video, audio) here, of which any may be None; all
-solvers have one signature: ``solver(velocity_fn, x, sigmas, callback) -> x``.
+They know no prompts and no networks. The state is a tuple of streams, (video, audio) here, of which any may be None;
+all solvers have one signature: ``solver(velocity_fn, x, sigmas, callback) -> x``.
 
     velocity_fn(x, sigma): velocities of the streams at ``x``, where ``sigma`` is a tuple with one entry a stream.
     sigmas: a descending schedule (steps + 1, …), or a tuple with one schedule a stream. What follows the first axis

@@ -31,9 +31,9 @@ LOWEST_LEVEL, HIGHEST_LEVEL = -11.0, 4.0
 """Bounds of the decoder's log-magnitudes, in nats."""
 CODE_CENTRE, CODE_SCALE = -7.2, 2.0
 """A latent of one in the linear code is CODE_SCALE nats; all zeros are CODE_CENTRE nats."""
-INITIAL_LOGVAR = -4.0
-import os
-TIME_FINENESS = float(os.environ.get("TF","2"))
+INITIAL_LOGVAR = -5.0
+TIME_FINENESS = 2.0
+"""How much sooner the linear code runs out of detail in time than in frequency."""
 
 
 class ConvNeXtBlock(nn.Module):
@@ -68,7 +68,7 @@ class FrameLinear(nn.Module):
         return self.linear(self.norm(x.transpose(1, 2))).transpose(1, 2)
 
 
-class AudioCodec(ModelMixin, ConfigMixin):
+class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own bases disagree
     """Waveform (B, channels, N) in [-1, 1] <-> latents (B, latent_channels, ceil(N / hop_samples)).
 
     Latent j stands for the samples [hop_samples·j, hop_samples·(j + 1)); it is heard somewhat beyond them, within
@@ -93,7 +93,7 @@ class AudioCodec(ModelMixin, ConfigMixin):
         InputError: sizes that do not divide one another.
     """
 
-    _no_split_modules = ("ConvNeXtBlock",)
+    _no_split_modules = ("ConvNeXtBlock",)  # type: ignore[assignment]
     latents_mean: Tensor
     latents_std: Tensor
     code_analysis: Tensor
@@ -148,20 +148,19 @@ class AudioCodec(ModelMixin, ConfigMixin):
             ),
             blocks(encoder_channels, encoder_blocks, kernel_size),
         )
+        to_features = FrameLinear(decoder_channels, self.to_posterior.feature_channels)
         self.merge = nn.Sequential(
             FrameLinear(self.latent_frames * encoder_channels, decoder_channels),
             blocks(decoder_channels, latent_blocks, latent_kernel_size),
-            FrameLinear(decoder_channels, self.to_posterior.feature_channels),
+            to_features,
         )
         self.split = nn.Sequential(
             nn.Conv1d(latent_channels, decoder_channels, latent_kernel_size, padding=latent_kernel_size // 2),
             blocks(decoder_channels, latent_blocks, latent_kernel_size),
             FrameLinear(decoder_channels, self.latent_frames * decoder_channels),
         )
-        self.decoder = nn.Sequential(
-            blocks(decoder_channels, decoder_blocks, kernel_size),
-            FrameLinear(decoder_channels, 3 * channels * self.frame_spectra * self.synthesis_bins),
-        )
+        head = FrameLinear(decoder_channels, 3 * channels * self.frame_spectra * self.synthesis_bins)
+        self.decoder = nn.Sequential(blocks(decoder_channels, decoder_blocks, kernel_size), head)
 
         # Derived from the config, so not stored with the weights.
         analysis = loudness_basis(latent_channels, QUARTERS * self.latent_frames, short_bins, sample_rate_hz)
@@ -172,22 +171,18 @@ class AudioCodec(ModelMixin, ConfigMixin):
         self.register_buffer("code_synthesis", synthesis.flatten(1), persistent=False)
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
-        self._initialise_outputs()
+        # A fresh codec is the linear code with a fixed, random phase in each bin: a rough but audible vocoder.
+        with torch.no_grad():
+            to_features.linear.weight.mul_(0.1)
+            to_features.linear.bias.zero_()
+            to_features.linear.bias[latent_channels:] = INITIAL_LOGVAR
+            head.linear.weight.mul_(0.3)
+            head.linear.bias.normal_(std=0.5**0.5)
+            head.linear.bias.unflatten(0, (3, -1))[0] = 0.0
 
         latent_reach = (latent_blocks + 1) * (latent_kernel_size // 2)
         frame_reach = decoder_blocks * (kernel_size // 2) + math.ceil(synthesis_window_samples / frame_samples)
         self.context_latents = latent_reach + math.ceil(frame_reach / self.latent_frames)
-
-    @torch.no_grad()
-    def _initialise_outputs(self) -> None:
-        """Start as the linear code with a fixed, random phase in each bin: a rough but audible vocoder."""
-        to_features, head = self.merge[-1].linear, self.decoder[-1].linear
-        to_features.weight.mul_(0.1)
-        to_features.bias.zero_()
-        to_features.bias[self.config.latent_channels :] = INITIAL_LOGVAR
-        head.weight.mul_(0.3)
-        head.bias.normal_(std=0.5**0.5)
-        head.bias.unflatten(0, (3, -1))[0] = 0.0
 
     def forward(self, waveform: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior]:
         """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
@@ -204,7 +199,7 @@ class AudioCodec(ModelMixin, ConfigMixin):
         Raises:
             InputError: a waveform of another shape.
         """
-        channels, hop, frame = self.config.channels, self.config.hop_samples, self.config.frame_samples
+        channels, hop, frame = self.config["channels"], self.config["hop_samples"], self.config["frame_samples"]
         if waveform.ndim != 3 or waveform.shape[1] != channels or waveform.shape[2] < 1:
             raise InputError(
                 f"a waveform tensor is (batch, {channels}, samples), at least one, not {tuple(waveform.shape)}"
@@ -234,8 +229,7 @@ class AudioCodec(ModelMixin, ConfigMixin):
             InputError: latents of another shape, or more samples than they stand for.
         """
         self._check_latents(latents)
-        config = self.config
-        available = latents.shape[2] * config.hop_samples
+        available = latents.shape[2] * self.config["hop_samples"]
         num_samples = available if num_samples is None else num_samples
         if not 0 < num_samples <= available:
             raise InputError(f"{latents.shape[2]} audio latents hold 1 to {available} samples, not {num_samples}")
@@ -244,7 +238,7 @@ class AudioCodec(ModelMixin, ConfigMixin):
             self.decoder(hidden).float(),
             "b (part c k f) t -> part b c (t k) f",
             part=3,
-            c=config.channels,
+            c=self.config["channels"],
             k=self.frame_spectra,
         )
         code = latents.float().transpose(1, 2) @ self.code_synthesis.float()
@@ -252,8 +246,10 @@ class AudioCodec(ModelMixin, ConfigMixin):
         # Softly bounded from below: far down in silence the gradient would vanish and never come back.
         level = LOWEST_LEVEL + nn.functional.softplus(code + level - LOWEST_LEVEL)
         magnitude = torch.exp(level.clamp(max=HIGHEST_LEVEL))
-        spectrum = with_clock(torch.complex(magnitude * real, magnitude * imaginary), config.synthesis_hop_samples)
-        waveform = inverse_stft(spectrum, config.synthesis_window_samples, config.synthesis_hop_samples)
+        spectrum = with_clock(
+            torch.complex(magnitude * real, magnitude * imaginary), self.config["synthesis_hop_samples"]
+        )
+        waveform = inverse_stft(spectrum, self.config["synthesis_window_samples"], self.config["synthesis_hop_samples"])
         return waveform[..., :num_samples]
 
     def decode_stream(self, chunks: Iterable[Tensor], num_samples: int | None = None) -> Iterator[Tensor]:
@@ -268,7 +264,7 @@ class AudioCodec(ModelMixin, ConfigMixin):
         Raises:
             InputError: a chunk of another shape.
         """
-        context, hop = self.context_latents, self.config.hop_samples
+        context, hop = self.context_latents, self.config["hop_samples"]
         held: Tensor | None = None
         done = 0  # so many latents at the front of ``held`` are decoded already and stay as context
         left = math.inf if num_samples is None else num_samples
@@ -311,14 +307,15 @@ class AudioCodec(ModelMixin, ConfigMixin):
         """
         shape = self.latents_mean.shape
         if mean.shape != shape or std.shape != shape:
-            raise InputError(f"latent statistics need shape {tuple(shape)}, not {tuple(mean.shape)}, {tuple(std.shape)}")
+            found = f"{tuple(mean.shape)}, {tuple(std.shape)}"
+            raise InputError(f"latent statistics need shape {tuple(shape)}, not {found}")
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
             raise InputError("latent statistics must be finite, the deviations positive")
         self.latents_mean.copy_(mean)
         self.latents_std.copy_(std)
 
     def _check_latents(self, latents: Tensor) -> None:
-        channels = self.config.latent_channels
+        channels = self.config["latent_channels"]
         if latents.ndim != 3 or latents.shape[1] != channels or latents.shape[2] < 1:
             raise InputError(f"latents are (batch, {channels}, length), none empty, not {tuple(latents.shape)}")
 
@@ -327,13 +324,14 @@ def loudness_basis(num_components: int, steps: int, bins: int, sample_rate_hz: i
     """(num_components, steps, bins): smooth functions on a grid of time steps and frequency bins, in [-1, 1].
 
     They are products of a cosine over time and one over the mel scale (O'Shaughnessy's formula), ordered by how fine
-    they are; the first is constant. On grids of different size the same functions are sampled.
+    they are; the first is constant. The finer, the smaller: as fine detail is small in sounds too, all components
+    come to similar size. On grids of different size the same functions are sampled.
     """
     time = (torch.arange(steps) + 0.5) / steps
-    frequency_hz = torch.linspace(0, sample_rate_hz / 2, bins)
-    mel = torch.log1p(frequency_hz / 700)
+    mel = torch.log1p(torch.linspace(0, sample_rate_hz / 2, bins) / 700)
     mel = mel / mel[-1]
-    order = sorted((math.hypot(TIME_FINENESS * p, q), p, q) for p in range(steps // 2) for q in range(num_components))
+    orders = sorted((math.hypot(TIME_FINENESS * p, q), p, q) for p in range(steps // 2) for q in range(num_components))
     return torch.stack([
-        torch.outer(torch.cos(math.pi * p * time), torch.cos(math.pi * q * mel)) for _, p, q in order[:num_components]
+        torch.outer(torch.cos(math.pi * p * time), torch.cos(math.pi * q * mel)) / (1 + fineness)
+        for fineness, p, q in orders[:num_components]
     ])  # fmt: skip

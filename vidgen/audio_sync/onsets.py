@@ -33,7 +33,7 @@ def onset_times_s(
     sample_rate_hz: int,
     *,
     min_separation_s: float = 0.05,
-    threshold_db: float = 2.0,
+    threshold_db: float = 2.5,
     floor_db: float = -40.0,
 ) -> np.ndarray:
     """The moments at which something begins to sound.
@@ -141,8 +141,14 @@ def _trace_back(signal: np.ndarray, peak: int, sample_rate_hz: int) -> float:
     smooth = max(1, round(0.001 * sample_rate_hz))
     energy = np.convolve(np.square(error), np.ones(smooth))[: len(part)]
     past = energy[smooth + ORDER : turn - begin].max(initial=0.0)
-    rising = energy[turn - begin :] > past + 0.1 * (energy[turn - begin :].max() - past)
-    return (turn + int(np.argmax(rising))) / sample_rate_hz
+    recent = energy[turn - begin :]
+    top = int(np.argmax(recent))
+    # A tenth of the top; where the past is nearly as loud, halfway between the two in decibels.
+    threshold = min(max(0.1 * recent[top], np.sqrt(past * recent[top])), 0.7 * recent[top])
+    above = np.flatnonzero(recent[: top + 1] >= threshold)
+    # Back from the top; a dip of a few milliseconds is a slow oscillation, a longer one is what was there before.
+    breaks = np.flatnonzero(np.diff(above) > 0.004 * sample_rate_hz)
+    return (turn + int(above[breaks[-1] + 1 if len(breaks) else 0])) / sample_rate_hz
 
 
 def _prediction_error_filter(past: np.ndarray, order: int) -> np.ndarray:

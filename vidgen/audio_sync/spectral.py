@@ -74,7 +74,8 @@ def with_clock(spectrum: Tensor, hop_samples: int, sign: int = 1) -> Tensor:
         spectrum: complex (..., T, F) of even window 2·(F - 1), on the frame grid of ``stft``.
     """
     window_samples = 2 * (spectrum.shape[-1] - 1)
-    starts = torch.arange(spectrum.shape[-2], device=spectrum.device) * hop_samples + (hop_samples - window_samples) // 2
+    first = (hop_samples - window_samples) // 2
+    starts = first + hop_samples * torch.arange(spectrum.shape[-2], device=spectrum.device)
     bins = torch.arange(spectrum.shape[-1], device=spectrum.device)
     turns = (starts[:, None] * bins % window_samples).float() / window_samples
     return spectrum * torch.polar(torch.ones_like(turns), 2 * math.pi * sign * turns)

@@ -56,7 +56,8 @@ def _write_shard(
         has_audio.append(batch["has_audio"])
         captions.extend(batch["captions"])
         progress.update(len(numbers))
-    tensors = {"video": torch.cat(videos), "audio": torch.cat(audios), "has_audio": torch.cat(has_audio)}
+    parts = {"video": videos, "audio": audios, "has_audio": has_audio}
+    tensors = {name: torch.cat(values).contiguous() for name, values in parts.items()}
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata={"captions": json.dumps(captions)})
     os.replace(part, path)

@@ -1,9 +1,9 @@
 """The joint diffusion transformer: velocities of video and audio latents, denoised together under text.
 
 One sequence [video | audio | text] with full attention in every block, so that sound and picture are decided together
-(as in Stable Diffusion 3's joint attention, Esser et al. 2024, arXiv 2403.03206, section 4, but with shared weights). Every
-latent token has its own noise level and its own time in seconds; what is given and what is wanted is only a matter of
-the noise levels.
+(as in Stable Diffusion 3's joint attention, Esser et al. 2024, arXiv 2403.03206, section 4, but with shared weights).
+Every latent token has its own noise level and its own time in seconds; what is given and what is wanted is only a
+matter of the noise levels.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Rotary positions: time in seconds, which video and audio share, and place in the picture.
 
-RoPE (Su et al. 2021, arXiv 2104.09864, equation 34) over three axes: half of the rotated pairs turn with time, a quarter
-each with y and x. Attention then sees differences of positions only. Text tokens, and the axes that a token does not
-have, are not turned.
+RoPE (Su et al. 2021, arXiv 2104.09864, equation 34) over three axes: half of the rotated pairs turn with time, a
+quarter each with y and x. Attention between latents then sees differences of positions only. Text tokens, and the axes
+that a token does not have, are not turned, which gives latents an absolute place and time in the eyes of the text.
 """
 
 import math

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ..cli import run
@@ -37,15 +38,17 @@ def main() -> None:
         raise InputError(f"{args.frames} frames cannot be made: give {POSE_RATE_HZ} to {20 * POSE_RATE_HZ}")
     spec = ClipSpec(num_frames=args.frames, height=args.size, width=args.size)
     args.output.mkdir(parents=True, exist_ok=True)
-    pages = []
+    pages: list[Image.Image] = []
     for index in tqdm(range(args.count), disable=None, unit="clip"):
         trajectory = _scene(args, index)
-        clip = TabletopClips([trajectory], spec, args.split, args.seed)[[(0, index)]]
-        caption, truth = clip["captions"][0], clip["truth"][0]
+        clip = TabletopClips([trajectory], spec, args.split, args.seed, variants=1)[[(0, index)]]
+        wordings, truth = clip["captions"][0], clip["truth"][0]
+        caption = wordings[-1]
         frames, waveform = clip["video"][0].numpy(), clip["audio"][0, 0].numpy()
         path = args.output / f"{index:05d}.mp4"
         write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, {"comment": caption})
-        path.with_suffix(".json").write_text(json.dumps({"caption": caption, **truth}, indent=1) + "\n")
+        facts = {"caption": caption, "canonical": wordings[0], **truth}
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
         if len(pages) < MAX_ON_SHEET:
             pages.append(contact_sheet(frames, waveform, spec.sample_rate_hz, caption))
     save_sheet(args.output / "sheet.png", pages)

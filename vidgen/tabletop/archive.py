@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,13 @@ def save_trajectories(path: str | Path, trajectories: list[Trajectory]) -> None:
         for trajectory in trajectories
         for body in trajectory.bodies
     ]
-    scenes = [
-        (len(t.bodies), len(t.positions_m), len(t.contacts), ACTIONS.index(t.action), FLOORS.index(t.floor))
-        + (DIRECTIONS.index(t.direction),)
-        for t in trajectories
-    ]
+    scenes = []
+    for t in trajectories:
+        names = ACTIONS.index(t.action), FLOORS.index(t.floor), DIRECTIONS.index(t.direction)
+        scenes.append((len(t.bodies), len(t.positions_m), len(t.contacts), *names))
     contacts = [(c.time_s, c.impulse_ns) for t in trajectories for c in t.contacts]
     touching = [(c.body, c.other) for t in trajectories for c in t.contacts]
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(t, name).reshape(-1) for t in trajectories]).astype(np.float16)
         for name in POSE_FIELDS
     }

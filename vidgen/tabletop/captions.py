@@ -155,6 +155,7 @@ def _body(trajectory: Trajectory, look: Look, index: int, rng: np.random.Generat
     size = "" if _chance(rng, 0.2) else _word(rng, body.size)
     shape = _word(rng, body.shape)
     material, order = _word(rng, body.material), 1.0 if rng is None else rng.random()
+    words: tuple[str, ...] = (size, colour, material, shape)
     if _chance(rng, 0.1):
         words = (size, colour, shape)
     elif order < 0.08:
@@ -163,8 +164,6 @@ def _body(trajectory: Trajectory, look: Look, index: int, rng: np.random.Generat
         words = (size, colour, f"{_pick(rng, STUFF[body.material])} {shape}")
     elif order < 0.18:
         words = (size, material, shape, f"in {colour}")
-    else:
-        words = (size, colour, material, shape)
     return _with_article(" ".join(word for word in words if word))
 
 
@@ -178,14 +177,13 @@ def _deed(trajectory: Trajectory, bodies: list[str], whence: str, rng: np.random
     if action == "is tossed":
         return _pick(rng, ("is tossed", "is tossed", "is thrown")), f"{_pick(rng, (' in', ' in', ''))}{whence}"
     if action == "knocks":
-        coming = _pick(rng, ("flies in", "is thrown in"))
         blow = _pick(rng, ("knocks", "knocks", "pushes"))
-        return coming, f"{whence} and {blow} {bodies[1]} off {bodies[2]}"
+        return _pick(rng, ("flies in", "is thrown in")), f"{whence} and {blow} {bodies[1]} off {bodies[2]}"
     moving = _approach(trajectory) if action == "hits" else action
-    coming = {"rolls": ("rolls in", "rolls in", "comes rolling"), "slides": ("slides in", "slides in", "comes sliding")}
     rest = whence
     if action == "hits":
         rest += f" and {_pick(rng, ('hits', 'hits', 'strikes', 'bumps into', 'collides with'))} {bodies[1]}"
+    coming = {"rolls": ("rolls in", "rolls in", "comes rolling"), "slides": ("slides in", "slides in", "comes sliding")}
     return _pick(rng, coming[moving]), rest
 
 

@@ -33,6 +33,7 @@ from .staging import (
     draw_cast,
     draw_floor,
     happened,
+    has_left,
     stage,
 )
 
@@ -51,8 +52,8 @@ SPRING_STEPS = 4
 CALM_SOLREF = (0.005, 1.0)
 MAX_GRIP_PER_S = 40.0
 """Rate at which friction wants to stop a slip. MuJoCo's convex friction lifts a sliding body by friction · rate · slip
-(m/s²), so that fast bodies would hop; while that stays below gravity, and the rate above friction · g / slip, they slide
-with Coulomb's force."""
+(m/s²), so that fast bodies would hop. While that stays below gravity, and the rate above friction · g / slip, they
+slide with Coulomb's force."""
 BLOW_GRIP_PER_S = 80.0
 MERGE_S = 0.015
 APART_STEPS = 8
@@ -60,8 +61,6 @@ AUDIBLE_M_S = 0.12
 """Impacts that change the speed by less are left out."""
 MIN_SPEED_M_S = 0.03
 NEAR_STEPS = 8
-STAGE_M = (2.5, 1.2)
-"""A run ends when a body is farther away in x or y."""
 MOTIONS_PER_CAST = 8
 
 
@@ -151,7 +150,7 @@ class _Simulation:
             data.qvel[6 * index + 3 : 6 * index + 6] = local
 
     def _set_springs(self, steps: int) -> None:
-        """Bouncing springs for pairs that move fast, stiff and damped ones for pairs that have been slow for a while."""
+        """Bouncing springs for pairs that move fast, damped ones for pairs that have been slow for a while."""
         velocities = self.data.qvel.reshape(-1, 6).tolist()
         spins = self.data.cvel[1:, :3].tolist()
         for index, (one, other) in enumerate(self.pairs):
@@ -190,7 +189,7 @@ class _Simulation:
             if step % STEPS_PER_POSE == 0:
                 pose = self.held_poses + step // STEPS_PER_POSE
                 poses[pose] = data.qpos.reshape(count, 7)
-                if (np.abs(poses[pose, :, :2]) > STAGE_M).any():
+                if has_left(poses[pose, :, :3]):
                     return None
             if step % SPRING_STEPS == 0:
                 self._set_springs(SPRING_STEPS)
@@ -280,8 +279,8 @@ def _mirrored(trajectory: Trajectory) -> Trajectory:
     """The mirror image in the plane x = 0; all bodies are symmetric, so their poses have one."""
     return replace(
         trajectory,
-        positions_m=trajectory.positions_m * np.float32([-1, 1, 1]),
-        rotations=trajectory.rotations * np.float32([1, 1, -1, -1]),
+        positions_m=trajectory.positions_m * np.array([-1, 1, 1], np.float32),
+        rotations=trajectory.rotations * np.array([1, 1, -1, -1], np.float32),
     )
 
 

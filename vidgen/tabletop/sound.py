@@ -212,8 +212,8 @@ def _friction(trajectory: Trajectory, num_samples: int, sample_rate_hz: int, rng
         for body, speed_m_s in zip(trajectory.bodies, speeds.T, strict=False):
             if not speed_m_s.any():
                 continue
-            # Louder with the root of the speed: about -36 dBFS at 0.15 m/s, -25 dBFS at 2 m/s.
-            gain = 10 ** (-29.5 / 20) * np.sqrt(np.clip(np.append(speed_m_s, 0.0), 0.0, 2.0))
+            # Louder with the root of the speed: about -38 dBFS at 0.15 m/s, -27 dBFS at 2 m/s.
+            gain = 10 ** (-31 / 20) * np.sqrt(np.clip(np.append(speed_m_s, 0.0), 0.0, 2.0))
             envelope = np.interp(sample_s, poses_s, gain)
             if octaves == 0:  # a rolling body is never quite round: its noise swells once a turn
                 turns_rad = np.cumsum(np.append(0.0, speed_m_s)) / (POSE_RATE_HZ * body.half_size_m)

@@ -1,4 +1,4 @@
-"""Training clips made on the spot: a stored trajectory shown with a look, a wording and a moment drawn anew each time."""
+"""Training clips made on the spot: a stored trajectory with a look, words and a moment drawn anew each time."""
 
 from collections.abc import Sequence
 

@@ -13,7 +13,7 @@ from .scene import ACTIONS, FLOORS, MATERIALS, POSE_RATE_HZ, SHAPES, SIZES, Body
 GRAVITY_M_S2 = 9.81
 
 DENSITY_KG_M3 = {"metal": 120.0, "wooden": 50.0, "glass": 80.0, "rubber": 60.0}
-"""Far below the solids' own: the bodies are hollow, and the densities close enough that light ones can move heavy ones."""
+"""Far below the solids' own: the bodies are hollow, and close enough that light ones can move heavy ones."""
 RESTITUTION = {"metal": 0.5, "wooden": 0.35, "glass": 0.55, "rubber": 0.82}
 FRICTION = {"metal": 0.3, "wooden": 0.4, "glass": 0.25, "rubber": 0.7}
 FLOOR_RESTITUTION = {"wooden": 0.9, "tiled": 1.0, "concrete": 0.95}
@@ -41,7 +41,7 @@ MOVING = ("is tossed", "rolls", "slides", "hits", "knocks")
 
 @dataclass
 class Start:
-    """A body's state at first: centre (m), quaternion (w, x, y, z), velocity (m/s), spin (rad/s), in the world frame."""
+    """A body's first state in the world frame: centre (m), quaternion (w, x, y, z), velocity (m/s), spin (rad/s)."""
 
     position: np.ndarray
     rotation: np.ndarray
@@ -117,8 +117,9 @@ def stage(rng: np.random.Generator, action: str, bodies: tuple[Body, ...], floor
         return _knock(rng, bodies)
     friction_scale = rng.uniform(0.5, 0.8)
     rolling_loss_per_s = rng.uniform(0.05, 0.6)
-    slides = action == "slides" or bodies[0].shape == "cube" or (action == "hits" and bodies[0].shape == "cylinder"
-                                                                 and rng.random() < 0.5)
+    slides = action == "slides" or bodies[0].shape == "cube"
+    if action == "hits" and bodies[0].shape == "cylinder":
+        slides = rng.random() < 0.5
     x = rng.uniform(-1.5, -1.0)
     friction = FRICTION[bodies[0].material] * FLOOR_FRICTION[floor] * friction_scale
     slowing = friction * GRAVITY_M_S2 if slides else 0.0
@@ -154,19 +155,25 @@ def _knock(rng: np.random.Generator, bodies: tuple[Body, ...]) -> Stage:
         top.rotation = _about((0, 0, 1), rng.uniform(-np.pi, np.pi))
     top.position[2] = 2 * base.half_size_m + knocked.half_size_m
     start = np.array([rng.uniform(-1.5, -1.05), y + rng.uniform(-0.05, 0.05), top.position[2] + rng.uniform(-0.3, 0.4)])
-    aim = top.position + [-knocked.half_size_m - flying.half_size_m, 0.0, rng.uniform(-0.05, 0.1)]
+    aim = top.position + np.array([-knocked.half_size_m - flying.half_size_m, 0.0, rng.uniform(-0.05, 0.1)])
     aim[2] = max(aim[2], 2 * base.half_size_m + flying.half_size_m + 0.04)
-    # A central blow gives the knocked body (1 + restitution) · m0 / (m0 + m1) of the speed: enough to leave, not the view.
+    # A central blow passes on (1 + restitution) · m0 / (m0 + m1) of the speed: enough to fall off, and stay in view.
     bounce = (RESTITUTION[flying.material] + RESTITUTION[knocked.material]) / 2
     passed_on = (1 + bounce) / (1 + _mass_kg(knocked) / _mass_kg(flying))
     friction = 0.0 if knocked.shape == "ball" else (FRICTION[knocked.material] + FRICTION[base.material]) / 2
-    to_edge = np.sqrt(2 * friction * GRAVITY_M_S2 * 1.3 * base.half_size_m)
-    speed = (to_edge + rng.uniform(0.6, 1.4)) / passed_on
+    to_edge = np.sqrt(2 * friction * GRAVITY_M_S2 * base.half_size_m)
+    speed = (to_edge + rng.uniform(0.3, 1.0)) / passed_on
     hit_s = float(np.clip((aim[0] - start[0]) / speed, 0.22, 0.7))
     velocity = (aim - start) / hit_s + [0.0, 0.0, GRAVITY_M_S2 * hit_s / 2]
     start[2] = max(start[2], flying.half_size_m + 0.1)
     yaw = _about((0, 0, 1), rng.uniform(-0.5, 0.5))
     return Stage([Start(start, yaw, velocity, rng.uniform(-1, 1, 3)), top, bottom], rolling_loss_per_s=1.5)
+
+
+def has_left(positions: np.ndarray) -> bool:
+    """Whether a body, centres (N, 3), is too far away for the scene to be of use."""
+    far = np.abs(positions[:, :2])
+    return bool((far[0] > (2.5, 1.2)).any() or (far[1:] > (VIEW_X_M + 0.15, VIEW_Y_M + 0.1)).any())
 
 
 def happened(action: str, bodies: tuple[Body, ...], trajectory: Trajectory, masses_kg: np.ndarray) -> bool:
@@ -175,7 +182,7 @@ def happened(action: str, bodies: tuple[Body, ...], trajectory: Trajectory, mass
     duration_s = (len(positions) - 1) / POSE_RATE_HZ
     first = positions[:, 0]
     inside = (np.abs(first[:, 0]) <= VIEW_X_M) & (first[:, 2] <= VIEW_Z_M) & (np.abs(first[:, 1]) <= VIEW_Y_M)
-    if (np.abs(positions[:, 1:, :2]) > (VIEW_X_M + 0.15, VIEW_Y_M + 0.1)).any():
+    if any(has_left(pose) for pose in positions):
         return False
     if action == "knocks":  # the knocking body may bounce back and leave
         if inside.mean() < 0.5:
@@ -184,23 +191,23 @@ def happened(action: str, bodies: tuple[Body, ...], trajectory: Trajectory, mass
         return False
     travel_m = np.linalg.norm(first[-1] - first[0])
     if action == "rests":
-        return not contacts and travel_m < 1e-3
+        return bool(not contacts and travel_m < 1e-3)
     if action in ("drops", "is tossed"):
         return bool(contacts) and 0.25 <= contacts[0].time_s <= 0.9
     if action == "rolls":
-        return not contacts and travel_m > 0.7 and np.count_nonzero(trajectory.rolling) > 0.6 * len(positions)
+        rolling = np.count_nonzero(trajectory.rolling) > 0.6 * len(positions)
+        return bool(not contacts and travel_m > 0.7 and rolling)
     if action == "slides":
-        return not contacts and travel_m > 0.5 and not trajectory.rolling.any()
+        return bool(not contacts and travel_m > 0.5 and not trajectory.rolling.any())
     met = [contact for contact in contacts if (contact.body, contact.other) == (0, 1)]
     if not met or contacts[0].time_s < met[0].time_s - 0.01 or met[0].impulse_ns < 0.4 * min(masses_kg[:2]):
         return False
     if action == "hits":
         return 0.3 <= met[0].time_s <= min(1.1, duration_s - 0.2)
     landed = [contact for contact in contacts if (contact.body, contact.other) == (1, -1)]
-    base_drop_m = float(np.ptp(positions[:, 2, 2]))
-    return bool(landed) and landed[0].time_s <= duration_s - 0.2 and base_drop_m < 0.02 and (
-        positions[-1, 1, 2] < 2 * bodies[2].half_size_m
-    )
+    base_stands = np.ptp(positions[:, 2, 2]) < 0.02
+    falls_off = positions[-1, 1, 2] < 2 * bodies[2].half_size_m
+    return bool(landed and landed[0].time_s <= duration_s - 0.2 and base_stands and falls_off)
 
 
 def _mass_kg(body: Body) -> float:

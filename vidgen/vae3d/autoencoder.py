@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         self.cosine_code = CosineCode(latent_channels, frames, edge)
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, INITIAL_LOGVAR)
-        nn.init.zeros_(self.head.bias[:latent_channels])
+        nn.init.zeros_(self.head.bias.data[:latent_channels])
 
     def forward(self, video: Tensor) -> Tensor:
         patches = frames_to_patches(video)
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         self.head = FrameConv(image_channels, PIXEL_CHANNELS)
         self.cosine_code = CosineCode(latent_channels, frames, edge)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, latents: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Decode, going on from ``state`` (what each block keeps of the past) if there was an earlier chunk."""
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
         ), kept
 
 
-class SpacetimeVAE(ModelMixin, ConfigMixin):
+class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own bases disagree
     """Causal video autoencoder: T = 1 + ``temporal_compression``·n frames become 1 + n latent frames.
 
     The first frame is coded alone, so an image is a one-frame video. Video is float in [-1, 1].
@@ -116,7 +116,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):
         bottleneck: see ``vidgen.bottleneck``.
     """
 
-    _no_split_modules = ("TrunkBlock", "ImageBlock")
+    _no_split_modules = ("TrunkBlock", "ImageBlock")  # type: ignore[assignment]
     latents_mean: Tensor
     latents_std: Tensor
 
@@ -200,14 +200,14 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):
             InputError: the latents have the wrong shape, or the overlap is negative or not smaller than the tile.
         """
         self._check_latents(latents)
-        scale = self.config.spatial_compression
+        scale = self.config["spatial_compression"]
         return decode_tiled(self.decode, latents, tile, overlap, scale, self.receptive_radius)
 
     @property
     def receptive_radius(self) -> int:
         """How many latents beyond its own place a decoded pixel depends on, in height and width."""
-        pixels = PATCH * (2 * self.config.image_depth + 1)
-        return self.config.decoder_depth + -(-pixels // self.config.spatial_compression)
+        pixels = PATCH * (2 * self.config["image_depth"] + 1)
+        return self.config["decoder_depth"] + -(-pixels // self.config["spatial_compression"])
 
     def to_latents(self, video: Tensor) -> Tensor:
         """Video to normalised latents (about zero mean and unit variance a channel): what the DiT works on."""
@@ -244,7 +244,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):
         return self.latents_mean.view(-1, 1, 1, 1), self.latents_std.view(-1, 1, 1, 1)
 
     def _check_video(self, video: Tensor) -> None:
-        group, edge = self.config.temporal_compression, self.config.spatial_compression
+        group, edge = self.config["temporal_compression"], self.config["spatial_compression"]
         if video.ndim != 5 or video.shape[1] != 3:
             raise InputError(f"a video tensor is (batch, 3, frames, height, width), not {tuple(video.shape)}")
         frames, height, width = video.shape[2:]
@@ -256,7 +256,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):
             raise InputError(f"frames of {height}×{width} cannot be encoded: both must be multiples of {edge}")
 
     def _check_latents(self, latents: Tensor) -> None:
-        channels = self.config.latent_channels
+        channels = self.config["latent_channels"]
         if latents.ndim != 5 or latents.shape[1] != channels or 0 in latents.shape[2:]:
             raise InputError(
                 f"latents are (batch, {channels}, frames, height, width), none empty, not {tuple(latents.shape)}"

@@ -65,7 +65,7 @@ def steerable_kernels() -> Tensor:
     reach = torch.arange(-2, 3, dtype=torch.float64)
     gauss = torch.exp(-reach.square() / 2)
     gauss = gauss / gauss.sum()
-    first, second = -reach * gauss, (reach.square() - 1) * gauss
+    first, second = reach * gauss, (reach.square() - 1) * gauss
     second = second - second.sum() * gauss
     bank = torch.stack([y[:, None] * x for y, x in (
         (gauss, first), (first, gauss), (gauss, second), (second, gauss), (first, first)
@@ -165,9 +165,7 @@ def discriminator_loss(
     return loss, {"real_logit": real.detach().mean(), "fake_logit": fake.detach().mean()}
 
 
-def _draw_frames(
-    batch: int, frames: int, wanted: int, device: torch.device, generator: Generator
-) -> Tensor:
+def _draw_frames(batch: int, frames: int, wanted: int, device: torch.device, generator: Generator) -> Tensor:
     """Indices (B, min(wanted, frames)) of frames drawn without repetition."""
     order = randn_tensor((batch, frames), generator=generator, device=device).argsort(dim=1)
     return order[:, :wanted]

