@@ -4,14 +4,12 @@ Several prompts and several samples of each may be asked for; every clip depends
 """
 
 import argparse
-import ctypes
 import json
 import re
 import secrets
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -165,28 +163,6 @@ def ensure_writable(folder: Path) -> None:
         pass
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: otherwise every big tensor operation pays for fresh pages from the kernel."""
-    if not sys.platform.startswith("linux"):
-        return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 1 << 27)
-
-
-def peak_memory_mib() -> int | None:
-    """The most main memory that this process ever held."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes // 2**20
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
@@ -194,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
     ensure_writable(jobs[0].path.parent)
-    keep_freed_memory()
+    cli.keep_freed_memory()
     make(args, jobs, spec)
 
 
@@ -279,7 +255,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec) -> None:
                     "settings": recorded,
                     "duration_s": spec.duration_s,
                     "seconds": {stage: round(value, 4) for stage, value in ({"load": load_s} | seconds).items()},
-                    "peak_memory_mib": peak_memory_mib(),
+                    "peak_memory_mib": cli.peak_memory_mib(),
                 }
                 if device.type == "cuda":
                     line["peak_device_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20

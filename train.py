@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    cli.keep_freed_memory()
     settings = config.load(args.config, args.stage, args.set)
     precision = settings.mixed_precision
     if precision not in ("no", "bf16"):
@@ -111,7 +112,9 @@ def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, 
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
     step = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
     if settings.compile:
-        for block in (child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())):
+        for block in (
+            child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())
+        ):
             block.compile()
     loss_module = accelerator.prepare_model(LossModule(model, stage.loss))
     adversary = None
@@ -122,7 +125,7 @@ def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, 
     log = Log(output, accelerator.is_main_process, settings, step)
     running_loss: float | None = None
     while step < settings.steps:
-        for name, optimizer in optimizers.items():
+        for optimizer in optimizers.values():
             set_learning_rate(optimizer, settings, step)
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter()
@@ -284,9 +287,7 @@ class Log:
 
                 self.board = SummaryWriter(str(output / "tensorboard"), purge_step=step)
 
-    def step(
-        self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: float, clips: int, wait_s: float
-    ) -> None:
+    def step(self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: float, clips: int, wait_s: float) -> None:
         for key, value in {"loss": loss, **parts, "gradient_norm": norm, "clips": clips, "wait_s": wait_s}.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value)
         self.count += 1
@@ -344,6 +345,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        if settings.crop:
+            batch["video"] = random_crops(batch["video"], settings.crop, batch["seeds"])
         loss, parts = vae_loss(model, to_float(batch["video"]), weights, generators(batch), discriminator)
         batch["reconstruction"] = parts.pop("reconstruction")
         return loss, parts
@@ -487,7 +490,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     def pipeline(average: nn.Module) -> Any:
         from vidgen.pipeline import VidGenPipeline
 
-        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift)
+        return VidGenPipeline.assemble(
+            vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift
+        )
 
     def sheet(average: nn.Module, path: Path) -> None:
         from vidgen.media import contact_sheet, save_sheet
@@ -565,6 +570,16 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, of latents (B, C, …)."""
     values = latents.float().movedim(1, 0).flatten(1)
     return values.mean(1), values.std(1)
+
+
+def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
+    """A square of each clip (B, T, H, W, 3), placed at random by the sample's own seed."""
+    crops = []
+    for clip, seed in zip(video, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
+        crops.append(clip[:, top : top + size, left : left + size])
+    return torch.stack(crops)
 
 
 def generators(batch: dict[str, Any]) -> list[torch.Generator]:

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sample import keep_freed_memory, peak_memory_mib
 from vidgen import cli
 from vidgen.clip import ClipSpec
 from vidgen.media import write_video
@@ -34,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    keep_freed_memory()
+    cli.keep_freed_memory()
     pipe = VidGenPipeline.from_pretrained(args.model)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     default_sample(pipe, args.repeats, args.output)
@@ -60,7 +59,7 @@ def default_sample(pipe: VidGenPipeline, repeats: int, path: Path) -> None:
     steps = settings.num_inference_steps
     print(f"  one step      {seconds['denoise'] / steps:8.3f} s  ({steps} steps, guidance {settings.guidance_scale:g})")
     print(f"  all           {total:8.3f} s = {total / clip_s:.2f} of the clip's length")
-    print(f"  peak memory   {peak_memory_mib()} MiB")
+    print(f"  peak memory   {cli.peak_memory_mib()} MiB")
 
 
 def transformers(pipe: VidGenPipeline, repeats: int) -> None:
@@ -99,7 +98,9 @@ def transformers(pipe: VidGenPipeline, repeats: int) -> None:
     )  # fmt: skip
     flat_video, flat_audio = torch.randn(1, tokens, patch_channels), audio.transpose(1, 2)
     timestep = torch.full((1,), 500.0)
-    print(f"\nDiT forward, width {config.width}, depth {config.depth}, {tokens} video tokens, {audio.shape[2]} audio tokens")
+    print(
+        f"\nDiT forward, width {config.width}, depth {config.depth}, {tokens} video tokens, {audio.shape[2]} audio tokens"
+    )
     compare(
         {
             "vidgen, video + audio": (ours, run_ours(True)),
@@ -140,7 +141,9 @@ def autoencoders(pipe: VidGenPipeline, repeats: int) -> None:
         base_dim=32, z_dim=channels, num_res_blocks=1, in_channels=12, out_channels=12, patch_size=2,
         latents_mean=[0.0] * channels, latents_std=[1.0] * channels, scale_factor_spatial=16,
     )  # fmt: skip
-    print(f"\nVAE decode to {spec.padded_frames}x{spec.height}x{spec.width}, 16x16x4 compression (parameters: decoders')")
+    print(
+        f"\nVAE decode to {spec.padded_frames}x{spec.height}x{spec.width}, 16x16x4 compression (parameters: decoders')"
+    )
     compare(
         {
             "vidgen SpacetimeVAE": (pipe.vae.decoder, lambda: pipe.vae.decode(latents)),

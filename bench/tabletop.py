@@ -1,6 +1,6 @@
 """Clips of the tabletop world for each second: physics, pictures and sound apart.
 
-    python -m bench.tabletop [--clips 16] [--size 128] [--device cpu]
+python -m bench.tabletop [--clips 16] [--size 128] [--device cpu]
 """
 
 import argparse

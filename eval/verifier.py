@@ -1,8 +1,9 @@
 """An instrument that looks at a clip of the tabletop world and says what it shows, from pixels alone.
 
-Three small networks: a detector for still pictures (bodies as points, Zhou et al., "Objects as Points", 2019), whose
-findings are linked over time into tracks; a network that reads motion and impacts off the tracks; and one that reads
-the camera's motion off the displacement of the picture's blocks. ``train_verifier`` is how they came about.
+Four small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
+2019); one says what each body looks like close up; what they find is linked over time into tracks; one reads motion
+and impacts off the tracks; and one reads the camera's motion off the displacement of the picture's blocks.
+``train_verifier`` is how they came about.
 """
 
 import json
@@ -17,139 +18,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidgen.errors import InputError
-from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
+from vidgen.tabletop.scene import ACTIONS, CAMERAS, FLOORS, SHAPES, SIZES
+
+from .networks import (
+    CELLS,
+    CROP,
+    DIRECTIONS,
+    FRAME_RATE_HZ,
+    LOOKS,
+    MAX_BODIES,
+    PAIR_FRAMES,
+    PICTURE,
+    SMALL,
+    TRACK_FEATURES,
+    BodyReader,
+    CameraReader,
+    Locator,
+    MotionReader,
+)
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-PICTURE = 128
-"""Pixels to a side of what the networks see; other pictures are cropped to a square and resized."""
-STRIDE = 8
-FRAME_RATE_HZ = 24.0
-MAX_BODIES = 3
-PAIR_FRAMES = 12
-"""Distance of the two pictures that camera motion is read from."""
-
-LOOKS = {"colour": COLOURS, "shape": SHAPES, "material": MATERIALS, "size": SIZES}
-"""What is said of a body, and the words to choose from."""
-HEADS = {"heat": 1, "place": 2, "extent": 1, "upright": 1} | {name: len(words) for name, words in LOOKS.items()}
-TRACK_FEATURES = 7 + len(SHAPES)
-DIRECTIONS = ("left", "right")
-
-
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
-
-
-class Residual(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.second(self.first(x)))
-
-
-class StillDetector(nn.Module):
-    """Pictures (B, 3, H, W) in [0, 1] -> maps at an eighth of the size, and the floor of the whole picture.
-
-    ``heat`` is the logit of a body's centre, ``place`` the centre's (x, y) from the middle of the cell in cells,
-    ``extent`` the logarithm of the half size in pixels over 16, ``upright`` the logit of a cylinder that stands;
-    the rest are logits over the words of ``LOOKS``. ``floor`` is (B, 3).
-    """
-
-    def __init__(self, width: int = 72):
-        super().__init__()
-        half = width // 2
-        self.trunk = nn.Sequential(
-            _convolution(3, 16, 2), _convolution(16, half, 2), Residual(half), _convolution(half, width, 2),
-            Residual(width), Residual(width),
-        )  # fmt: skip
-        self.heads = nn.Conv2d(width, sum(HEADS.values()), 1)
-        self.floor = nn.Linear(width, len(FLOORS))
-        nn.init.constant_(self.heads.bias[:1], -4.0)  # few cells hold a centre (Zhou et al., section 5)
-
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        x = self.trunk((pictures - 0.5) * 4)
-        maps = dict(zip(HEADS, self.heads(x).split(tuple(HEADS.values()), 1), strict=True))
-        return maps | {"floor": self.floor(x.mean((2, 3)))}
-
-
-class MotionReader(nn.Module):
-    """Tracks (B, K, TRACK_FEATURES, T), absent ones all zero -> what happens.
-
-    Returns ``action`` (B, 7) and ``direction`` (B, 2) logits, ``main`` (B, K) logits of being the body that acts,
-    ``impact`` (B, T) logits of an impact at each frame.
-    """
-
-    def __init__(self, width: int = 64):
-        super().__init__()
-        self.alone = nn.Sequential(
-            nn.Conv1d(TRACK_FEATURES, width, 5, padding=2), nn.ReLU(), nn.Conv1d(width, width, 3, padding=1), nn.ReLU()
-        )
-        self.together = nn.ModuleList(
-            nn.Conv1d(2 * width, width, 3, padding=dilation, dilation=dilation) for dilation in (1, 2, 4, 8)
-        )
-        self.impact = nn.Conv1d(width, 1, 3, padding=1)
-        self.main = nn.Linear(2 * width, 1)
-        self.verdict = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Linear(width, len(ACTIONS) + 2))
-
-    def forward(self, tracks: Tensor) -> dict[str, Tensor]:
-        batch, count = tracks.shape[:2]
-        there = (tracks.abs().amax((2, 3)) > 0)[:, :, None, None]  # (B, K, 1, 1)
-        x = self.alone(tracks.flatten(0, 1)).unflatten(0, (batch, count)) * there
-        for layer in self.together:
-            company = torch.cat([x, x.amax(1, keepdim=True).expand_as(x)], 2)
-            x = (x + F.relu(layer(company.flatten(0, 1))).unflatten(0, (batch, count))) * there
-        scene = x.amax(1)
-        pooled = torch.cat([x.mean(3), x.amax(3)], 2)  # (B, K, 2 width)
-        main = self.main(pooled)[..., 0].masked_fill(~there[..., 0, 0], -30.0)
-        acting = (main.softmax(1)[..., None] * pooled).sum(1)
-        verdict = self.verdict(torch.cat([acting, pooled.amax(1)], 1))
-        return {
-            "action": verdict[:, : len(ACTIONS)],
-            "direction": verdict[:, len(ACTIONS) :],
-            "main": main,
-            "impact": self.impact(scene)[:, 0],
-        }
-
-
-class CameraReader(nn.Module):
-    """Pairs of pictures (B, 2, 3, H, W) in [0, 1], half a second apart -> logits (B, 7) over ``CAMERAS``.
-
-    Each block of the first picture is compared with the second one at every displacement within reach; the network
-    sees only how well each displacement fits, so what the picture shows does not matter.
-    """
-
-    GRID = 8
-    REACH = (5, 2)
-    """Horizontal and vertical displacement, in pixels of a picture of 64×64."""
-
-    def __init__(self, width: int = 32):
-        super().__init__()
-        shifts = (2 * self.REACH[0] + 1) * (2 * self.REACH[1] + 1)
-        self.layers = nn.Sequential(
-            nn.Conv2d(shifts, width, 1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(width * self.GRID**2, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, len(CAMERAS)),
-        )  # fmt: skip
-
-    def fits(self, pairs: Tensor) -> Tensor:
-        """(B, shifts, GRID, GRID): how well each displacement fits, as a distribution over displacements."""
-        size = 8 * self.GRID
-        small = F.interpolate(pairs.mean(2), size=(size, size), mode="area")
-        small = small - F.avg_pool2d(F.pad(small, (4, 4, 4, 4), mode="replicate"), 9, 1)  # local contrast
-        first, second = small[:, :1], small[:, 1:]
-        across, down = self.REACH
-        padded = F.pad(second, (across, across, down, down), mode="replicate")
-        misfit = torch.cat([
-            F.avg_pool2d((first - padded[:, :, y : y + size, x : x + size]).abs(), 8)
-            for y in range(2 * down + 1) for x in range(2 * across + 1)
-        ], 1)  # fmt: skip
-        return (-8 * misfit / (misfit.mean(1, keepdim=True) + 2e-3)).softmax(1)
-
-    def forward(self, pairs: Tensor) -> Tensor:
-        return self.layers(self.fits(pairs) * 10)
+Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
+"""A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
 
 
 @dataclass
@@ -222,8 +112,8 @@ def impact_times_s(logits: np.ndarray, frame_rate_hz: float, threshold: float = 
     return np.array(found)
 
 
-def link(found: list[list[tuple[np.ndarray, float, dict[str, np.ndarray]]]]) -> list[Track]:
-    """Tracks through the findings (place, score, reading) of each frame, by nearness and likeness of colour.
+def link(found: list[list[Finding]]) -> list[Track]:
+    """Tracks through the findings of each frame, by nearness and likeness of colour.
 
     No more than ``MAX_BODIES + 1`` are kept, the best established first; what shows up in few frames is left out.
     """
@@ -253,7 +143,7 @@ def link(found: list[list[tuple[np.ndarray, float, dict[str, np.ndarray]]]]) -> 
     return sorted(kept, key=lambda track: -sum(track.scores))[: MAX_BODIES + 1]
 
 
-def _extend(track: Track, frame: int, finding: tuple[np.ndarray, float, dict[str, np.ndarray]]) -> None:
+def _extend(track: Track, frame: int, finding: Finding) -> None:
     track.frames.append(frame)
     track.places.append(finding[0])
     track.scores.append(finding[1])
@@ -261,16 +151,15 @@ def _extend(track: Track, frame: int, finding: tuple[np.ndarray, float, dict[str
 
 
 class Verifier(nn.Module):
-    """The three networks together. ``Verifier.load()`` gives the trained instrument."""
+    """The networks together. ``Verifier.load()`` gives the trained instrument."""
 
-    def __init__(self, detector_width: int = 72, motion_width: int = 64, camera_width: int = 32):
+    def __init__(self, locator: int = 32, body: int = 48, motion: int = 48, camera: int = 32):
         super().__init__()
-        self.widths = {
-            "detector_width": detector_width, "motion_width": motion_width, "camera_width": camera_width
-        }  # fmt: skip
-        self.detector = StillDetector(detector_width)
-        self.motion = MotionReader(motion_width)
-        self.camera = CameraReader(camera_width)
+        self.widths = {"locator": locator, "body": body, "motion": motion, "camera": camera}
+        self.locator = Locator(locator)
+        self.body = BodyReader(body)
+        self.motion = MotionReader(motion)
+        self.camera = CameraReader(camera)
 
     def save(self, folder: str | Path = WEIGHTS) -> None:
         """Write ``config.json`` and ``model.safetensors``, in half precision."""
@@ -310,9 +199,10 @@ class Verifier(nn.Module):
         pictures = as_pictures(frames, float(frame_rate))
         found, floor = self.detect(pictures)
         tracks = link(found)
-        camera = CAMERAS[int(self._camera(pictures))]
+        camera = CAMERAS[self._camera(pictures)]
         count = len(tracks)
         tracks = tracks[:MAX_BODIES]
+        sizes: list[str] = []
         action, direction, impacts_s = None, "", np.zeros(0)
         if tracks:
             features = np.zeros((MAX_BODIES, TRACK_FEATURES, len(pictures)), np.float32)
@@ -323,42 +213,51 @@ class Verifier(nn.Module):
             if action not in ("rests", "drops"):
                 direction = DIRECTIONS[int(told["direction"].argmax())]
             impacts_s = impact_times_s(told["impact"].numpy(), FRAME_RATE_HZ)
+            sizes = [SIZES[index] for index in told["size"].argmax(1).tolist()][: len(tracks)]
             main = int(told["main"].argmax())
-            tracks.insert(0, tracks.pop(main))
+            for listed in (tracks, sizes):
+                listed.insert(0, listed.pop(main))
         bodies = [
-            {name: words[int(track.likelihoods(name).argmax())] for name, words in LOOKS.items()} for track in tracks
+            {name: words[int(track.likelihoods(name).argmax())] for name, words in LOOKS.items()} | {"size": size}
+            for track, size in zip(tracks, sizes, strict=True)
         ]
         return Seen(bodies, count, FLOORS[floor], camera, action, direction, impacts_s)
 
     @torch.inference_mode()
-    def detect(
-        self, pictures: Tensor, threshold: float = 0.3
-    ) -> tuple[list[list[tuple[np.ndarray, float, dict[str, np.ndarray]]]], int]:
-        """What the detector finds in each of (T, 3, 128, 128) pictures, and the index of the floor of them all."""
-        maps = {name: [] for name in (*HEADS, "floor")}
-        for part in pictures.split(16):
-            for name, value in self.detector(part).items():
-                maps[name].append(value)
-        out = {name: torch.cat(parts) for name, parts in maps.items()}
-        heat = out["heat"][:, 0].sigmoid()
-        peaks = (heat == F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]) & (heat > threshold)
-        found: list[list[tuple[np.ndarray, float, dict[str, np.ndarray]]]] = [[] for _ in pictures]
-        for frame, row, column in peaks.nonzero().tolist():
-            at = {name: out[name][frame, :, row, column] for name in HEADS}
-            place = (np.array([column + 0.5, row + 0.5]) + at["place"].clamp(-1, 1).numpy()) * STRIDE
-            reading = {name: at[name].log_softmax(0).numpy() for name in LOOKS}
-            reading["extent"] = np.clip(16 * np.exp(at["extent"].numpy()), 2, 64)
-            reading["upright"] = at["upright"].sigmoid().numpy()
-            found[frame].append((place, float(heat[frame, row, column]), reading))
-        return found, int(out["floor"].log_softmax(1).mean(0).argmax())
+    def detect(self, pictures: Tensor, threshold: float = 0.3) -> tuple[list[list[Finding]], int]:
+        """The bodies found in each of (T, 3, 128, 128) pictures, and the index of the floor of them all."""
+        maps = self.locator(F.avg_pool2d(pictures, PICTURE // SMALL))
+        heat = maps["heat"][:, 0].sigmoid()
+        peaks = ((heat == F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]) & (heat > threshold)).nonzero()
+        found: list[list[Finding]] = [[] for _ in pictures]
+        if len(peaks):
+            frame, row, column = peaks.unbind(1)
+            middles = torch.stack([column, row], 1) + 0.5 + maps["place"][frame, :, row, column].clamp(-1, 1)
+            corners = (middles * (PICTURE / CELLS)).round().long()  # of the padded pictures
+            padded = F.pad(pictures, (CROP // 2,) * 4, mode="replicate")
+            pieces = torch.stack([
+                padded[index, :, y : y + CROP, x : x + CROP]
+                for index, (x, y) in zip(frame.tolist(), corners.clamp(0, PICTURE).tolist(), strict=True)
+            ])  # fmt: skip
+            told = self.body(pieces)
+            places = (corners + told["shift"].clamp(-0.6, 0.6) * 16).numpy()
+            readings = {name: told[name].log_softmax(1).numpy() for name in LOOKS}
+            readings["extent"] = np.clip(16 * np.exp(told["extent"].numpy()), 2, 64)
+            readings["upright"] = told["upright"].sigmoid().numpy()
+            scores = heat[frame, row, column].tolist()
+            for index, at in enumerate(frame.tolist()):
+                reading = {name: values[index] for name, values in readings.items()}
+                found[at].append((places[index], scores[index], reading))
+        return found, int(maps["floor"].log_softmax(1).mean(0).argmax())
 
-    def _camera(self, pictures: Tensor) -> Tensor:
+    def _camera(self, pictures: Tensor) -> int:
         """Index of the camera's motion: the mean verdict over pairs of pictures; a short clip is taken to be static."""
-        starts = torch.arange(0, len(pictures) - PAIR_FRAMES, 6)
+        starts = torch.arange(0, len(pictures) - PAIR_FRAMES, 4)
         if not len(starts):
-            return torch.tensor(0)
-        pairs = torch.stack([pictures[starts], pictures[starts + PAIR_FRAMES]], 1)
-        return self.camera(pairs).log_softmax(1).mean(0).argmax()
+            return CAMERAS.index("static")
+        small = F.avg_pool2d(pictures, PICTURE // SMALL)
+        fits = self.camera.fits(torch.stack([small[starts], small[starts + PAIR_FRAMES]], 1))
+        return int(self.camera(fits).log_softmax(1).mean(0).argmax())
 
 
 def as_pictures(frames: np.ndarray, frame_rate: float) -> Tensor:

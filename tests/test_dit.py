@@ -99,7 +99,7 @@ def test_padding_has_no_influence_and_words_have():
     mask = torch.cat((given["text_mask"], torch.zeros(2, 3, dtype=torch.bool)), dim=1)
     assert same(answer(model, text=padded, text_mask=mask), plain)
     assert same(answer(model, text_mask=None), plain)
-    assert not same(answer(model, text=given["text"] + 1), plain, atol=1e-3)
+    assert not same(answer(model, text=given["text"].roll(1, dims=-1)), plain, atol=1e-3)
 
 
 def test_the_order_of_the_words_matters():
@@ -238,7 +238,7 @@ def test_two_clips_are_learned_and_sampled_by_their_prompts():
     features, mask = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
     times = {"video_times_s": VIDEO_TIMES_S, "audio_times_s": AUDIO_TIMES_S}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.99))
-    steps, copies = 350, 8
+    steps, copies = 240, 8
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, 2 * (1 - step / steps))
@@ -255,4 +255,4 @@ def test_two_clips_are_learned_and_sampled_by_their_prompts():
         made = euler(guided_velocity(model.eval(), (features, mask), **times), noise, sigma_schedule(12))
     for stream, truth in zip(made, (video, audio), strict=True):
         error = (stream - truth).square().mean().sqrt()
-        assert error < 0.2 * (truth[0] - truth[1]).square().mean().sqrt()
+        assert error < 0.12 * (truth[0] - truth[1]).square().mean().sqrt()

@@ -8,19 +8,11 @@ import pytest
 import torch
 
 from eval import run as eval_run
+from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
 from eval.tabletop import Observation, compare, moved_sounds, observe, shuffled_prompts, summarise, table
-from eval.train_verifier import projected, still_loss, visible_impacts_s, worn
-from eval.verifier import (
-    HEADS,
-    PICTURE,
-    WEIGHTS,
-    Seen,
-    Verifier,
-    as_pictures,
-    impact_times_s,
-    link,
-    track_features,
-)  # fmt: skip
+from eval.train_verifier import body_loss, map_loss
+from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, link, track_features
+from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.media import write_video
@@ -49,7 +41,7 @@ def scene(x=(-0.6, 0.6), z=(0.33, 0.33), shape="ball", contacts=(), action="drop
 def finding(x: float, y: float, colour: int, score: float = 0.9):
     odds = np.full(len(COLOURS), -5.0)
     odds[colour] = -0.01
-    even = {"shape": np.log(np.full(3, 1 / 3)), "material": np.log(np.full(4, 0.25)), "size": np.log(np.full(2, 0.5))}
+    even = {"shape": np.log(np.full(3, 1 / 3)), "material": np.log(np.full(4, 0.25))}
     return np.array([x, y]), score, {"colour": odds, "extent": np.array([12.0]), "upright": np.array([0.5])} | even
 
 
@@ -108,24 +100,67 @@ def test_impacts_are_placed_between_frames(moment):
     assert len(impact_times_s(logits - 10, 24.0)) == 0
 
 
-def test_detector_loss_is_least_at_the_truth():
-    bodies = torch.zeros(1, 3, 8)
-    bodies[0, 0] = torch.tensor([44.0, 52.0, 16.0, 1.0, 3, 2, 1, 0])
-    maps = {name: torch.zeros(1, size, 16, 16) for name, size in HEADS.items()} | {"floor": torch.zeros(1, 3)}
-    guess = still_loss(maps, bodies, torch.tensor([1]))
+def test_losses_are_least_at_the_truth():
+    bodies = torch.zeros(1, 3, len(TOLD))
+    bodies[0, 0] = torch.tensor([44.0, 52.0, 16.0, 1.0, 3, 2, 1])
+    maps = {name: torch.zeros(1, size, CELLS, CELLS) for name, size in MAPS.items()} | {"floor": torch.zeros(1, 3)}
+    guess = map_loss(maps, bodies, torch.tensor([1]))
     maps["heat"] -= 8
     maps["heat"][0, 0, 6, 5] = 8
-    for name, word in (("colour", 3), ("shape", 2), ("material", 1), ("size", 0)):
-        maps[name][:, word] = 12
-    maps["upright"] += 12
     maps["floor"][:, 1] = 12
-    centres = torch.arange(16) * 8 + 4
+    centres = torch.arange(CELLS) * 8 + 4
     maps["place"][:, 0], maps["place"][:, 1] = (44 - centres) / 8, ((52 - centres) / 8)[:, None]
-    right = still_loss(maps, bodies, torch.tensor([1]))
+    right = map_loss(maps, bodies, torch.tensor([1]))
     assert right < 0.05 < guess
-    assert still_loss(maps, bodies, torch.tensor([0])) > right + 1
-    empty = still_loss(maps, torch.zeros(1, 3, 8), torch.tensor([1]))
-    assert torch.isfinite(empty)
+    assert map_loss(maps, bodies, torch.tensor([0])) > right + 1
+    assert torch.isfinite(map_loss(maps, torch.zeros(1, 3, len(TOLD)), torch.tensor([1])))
+
+    said = {name: torch.zeros(1, size) for name, size in CLOSE_UP.items()}
+    told = torch.tensor([[2.0, -1.0, 16.0, 1.0, 3, 2, 1]])
+    guess = body_loss(said, told)
+    said |= {"shift": torch.tensor([[0.125, -0.0625]]), "upright": torch.tensor([[12.0]])}
+    said |= {name: 12 * torch.eye(said[name].shape[1])[[word]] for name, word in zip(LOOKS, (3, 2, 1), strict=True)}
+    assert body_loss(said, told) < 0.01 < guess
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (2, 0), (-3, 1), (0, -2)])
+def test_blocks_find_their_displacement(x, y):
+    generator = torch.Generator().manual_seed(0)
+    large = torch.rand(1, 3, SMALL + 16, SMALL + 16, generator=generator)
+    large = torch.nn.functional.avg_pool2d(large, 3, 1, 1)
+    pair = torch.stack([large[..., 8:-8, 8:-8], large[..., 8 - y : 8 - y + SMALL, 8 - x : 8 - x + SMALL]], 1)
+    fits = CameraReader.fits(pair)
+    across, down = CameraReader.REACH
+    assert torch.allclose(fits.sum(1), torch.ones(1, 8, 8))
+    assert (fits[0, :, 1:-1, 1:-1].argmax(0) == (y + down) * (2 * across + 1) + x + across).all()
+
+
+def test_training_pictures_and_their_truth_agree():
+    trajectories = [scene(x=(-0.4, 0.2), z=(0.6, 0.9)), scene(shape="cube")]
+    pairs = make_pairs(trajectories, 6, seed=0)
+    assert pairs["pictures"].shape == (6, 2, SMALL, SMALL, 3)
+    assert pairs["pieces"].shape == (12, CROP + 2 * JITTER, CROP + 2 * JITTER, 3)
+    assert (np.abs(pairs["told"][:, :2]) <= 0.5).all()
+    for piece, picture, (x, y) in zip(
+        pairs["pieces"], pairs["pictures"].reshape(12, SMALL, SMALL, 3), pairs["bodies"][..., 0, :2].reshape(12, 2),
+        strict=True,
+    ):
+        middle = piece[25:31, 25:31].mean((0, 1))
+        column, row = int(x / 2), int(y / 2)
+        assert np.abs(picture[row - 1 : row + 2, column - 1 : column + 2].mean((0, 1)) - middle).max() < 25
+
+
+def test_training_tracks_carry_the_truth():
+    mass_kg = 120 * 4 / 3 * np.pi * 0.33**3
+    trajectory = scene(contacts=[Contact(1.0, 0, -1, mass_kg)], action="rolls", direction="left")
+    tracks = make_tracks([trajectory], 6, 49, seed=0)
+    assert (tracks["impacts"].argmax(1) == 24).all()
+    rows = torch.arange(6)
+    features = tracks["features"][rows, tracks["main"]]
+    assert (tracks["size"][rows, tracks["main"]] == 1).all()
+    assert ((tracks["size"] >= 0).sum(1) == 1).all()
+    rightward = features[:, 1, 40] > features[:, 1, 5]
+    assert torch.equal(rightward, tracks["direction"] == 0)  # what comes from the left moves to the right
 
 
 def test_wear_keeps_pictures_pictures():
@@ -148,12 +183,12 @@ def test_pictures_are_taken_at_24_a_second_from_the_central_square():
 
 def test_untrained_instrument_survives_anything_and_its_files_come_back(tmp_path):
     torch.manual_seed(0)
-    verifier = Verifier(detector_width=16, motion_width=8, camera_width=8).eval()
+    verifier = Verifier(locator=8, body=8, motion=8, camera=8).eval()
     verifier.save(tmp_path)
     again = Verifier.load(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (15, 40, 60, 3), dtype=np.uint8)
     for frames in (noise, np.zeros((1, 128, 128, 3), np.uint8)):
-        verifier.detector.heads.bias.data[0] = again.detector.heads.bias.data[0] = 0.0  # it sees ghosts everywhere
+        verifier.locator.maps.bias.data[0] = again.locator.maps.bias.data[0] = 0.0  # it sees ghosts everywhere
         one, other = verifier.half().float().read(frames, 24.0), again.read(frames, 24.0)
         assert (one.bodies, one.action, one.camera) == (other.bodies, other.action, other.camera)
     with pytest.raises(ValueError, match="uint8"):

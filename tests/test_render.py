@@ -87,9 +87,9 @@ def test_outline_lies_in_the_projected_extremes(shape):
         corners = corners @ spin.T + centre
     else:
         around = np.linspace(0, 2 * np.pi, 60)
-        corners = np.concatenate([
-            centre + half * np.stack([np.cos(around), np.sin(around), np.full(60, z)], 1) for z in (-1.0, 1.0)
-        ])
+        corners = np.concatenate(
+            [centre + half * np.stack([np.cos(around), np.sin(around), np.full(60, z)], 1) for z in (-1.0, 1.0)]
+        )
     pixels = np.array([project(look, corner, size)[0] for corner in corners])
     assert columns.min() == pytest.approx(pixels[:, 0].min(), abs=1.6)
     assert columns.max() + 1 == pytest.approx(pixels[:, 0].max(), abs=1.6)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from vidgen.errors import InputError
 from vidgen.text import TransformersEncoder, WordVectorEncoder, load_text_encoder
-from vidgen.text_vectors import EXTRA_WORDS, reduce
+from vidgen.text_vectors import EXTRA_WORDS, SHADES, reduce, retrofit
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "text_encoder"
 WORDS = ["red", "blue", "ball", "play", "a", "##ing", "##b", "##a"]
@@ -171,6 +171,12 @@ def test_reduction_keeps_the_leading_directions() -> None:
     assert (correlation > 0.99).all()
 
 
+def test_retrofitting_moves_synonyms_half_way_and_nothing_else() -> None:
+    vectors = torch.eye(4)
+    moved = retrofit(["red", "crimson", "ball", "##red"], vectors, {"red": "crimson scarlet", "white": "ball"})
+    assert moved.tolist() == [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
 def nearness(encoder: WordVectorEncoder, first: str, second: str) -> float:
     (one, other), mask = encoder.encode([first, second])
     assert mask.shape == (2, 1), "both must be whole words of the table"
@@ -193,6 +199,16 @@ def nearness(encoder: WordVectorEncoder, first: str, second: str) -> float:
 )
 def test_shipped_synonyms_lie_near(shipped: WordVectorEncoder, word: str, near: str, far: str) -> None:
     assert nearness(shipped, word, near) > nearness(shipped, word, far) + 0.05
+
+
+def test_shipped_shades_lie_nearest_to_their_colour(shipped: WordVectorEncoder) -> None:
+    table, _ = shipped.encode(list(SHADES))
+    table = functional.normalize(table[:, 0], dim=-1)
+    for index, shades in enumerate(SHADES.values()):
+        for shade in shades.split():
+            features, mask = shipped.encode([shade])
+            if mask.shape[1] == 1:
+                assert (table @ features[0, 0]).argmax() == index, shade
 
 
 def test_shipped_table(shipped: WordVectorEncoder) -> None:

@@ -63,7 +63,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Optimiser state as flat tensors: ``<parameter index>.<name>``."""
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
+    }
 
 
 def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -1,9 +1,11 @@
-"""How every command of the project ends: bad input is one clear line and exit code 2, never a traceback."""
+"""What every command of the project shares: how it ends on bad input, and how it treats the machine's memory."""
 
+import ctypes
 import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from .errors import InputError
 
@@ -37,3 +39,25 @@ def _fail(error: Exception, message: str) -> None:
         raise error
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks: otherwise every big tensor operation pays for fresh pages from the kernel."""
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 1 << 27)
+
+
+def peak_memory_mib() -> int | None:
+    """The most main memory that this process ever held."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes // 2**20

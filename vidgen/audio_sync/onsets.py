@@ -74,7 +74,9 @@ def onset_times_s(
     return found
 
 
-def match_onsets(seen_s: Sequence[float] | np.ndarray, heard_s: Sequence[float] | np.ndarray, tolerance_s: float) -> Match:
+def match_onsets(
+    seen_s: Sequence[float] | np.ndarray, heard_s: Sequence[float] | np.ndarray, tolerance_s: float
+) -> Match:
     """Pair moments seen with moments heard, no pair further apart than ``tolerance_s``.
 
     Of all one-to-one pairings it is one with the most pairs and, among those, the least summed distance. Crossing

@@ -30,7 +30,9 @@ class ClipFolder(Dataset):
         InputError: no such folder, no readable clip in it, or a broken ``metadata.jsonl``.
     """
 
-    def __init__(self, folder: Path, spec: ClipSpec, *, seed: int = 0, with_video: bool = True, with_audio: bool = True):
+    def __init__(
+        self, folder: Path, spec: ClipSpec, *, seed: int = 0, with_video: bool = True, with_audio: bool = True
+    ):
         self.spec, self.seed, self.with_video, self.with_audio = spec, seed, with_video, with_audio
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder of clips")

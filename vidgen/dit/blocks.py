@@ -69,7 +69,7 @@ class JointBlock(nn.Module):
 
     What a modality has of its own is the modulation, in PixArt-alpha's adaLN-single form (Chen et al. 2023, arXiv
     2310.00426, section 2.3): six vectors from the noise level, computed once for all blocks, plus a learned table
-    of this block for each modality.
+    of this block for each modality. Both branches start at zero, so that a fresh block changes nothing.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, modalities: int):
@@ -77,6 +77,9 @@ class JointBlock(nn.Module):
         self.attn = SelfAttention(width, heads)
         self.mlp = FeedForward(width, mlp_ratio)
         self.modulation_table = nn.Parameter(torch.zeros(modalities, 6 * width))
+        for layer in (self.attn.proj, self.mlp.down):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
         self, x: Tensor, modulations: Sequence[Tensor], kinds: Sequence[int], sizes: Sequence[int], cos: Tensor,

@@ -170,7 +170,8 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         modulations = [self.level_modulation(vectors) for vectors in embedded]
         modulations.append(torch.zeros_like(modulations[0][:, :1]))  # text has no noise level
         for vectors in modulations:
-            vectors.unflatten(-1, (6, -1))[:, :, 1::3] += 1  # the two scales: no modulation is a scale of 1
+            # Scales and gates count from 1, so that no modulation changes nothing.
+            vectors.unflatten(-1, (2, 3, -1))[..., 1:, :] += 1
         kinds = [kind for kind, part in ((VIDEO, video), (AUDIO, audio), (TEXT, text)) if part is not None]
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():

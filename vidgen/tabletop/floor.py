@@ -85,8 +85,16 @@ def _squares(x: Tensor, width: Tensor) -> Tensor:
     return (triangle(x - width / 2) - triangle(x + width / 2)) * 2 / width
 
 
-def floor_colour(table: Tensor, frame: Frame, x: Tensor, y: Tensor, spread: Tensor, stretch: Tensor,
-                 heading: tuple[Tensor, Tensor], smooth: bool) -> Vector:
+def floor_colour(
+    table: Tensor,
+    frame: Frame,
+    x: Tensor,
+    y: Tensor,
+    spread: Tensor,
+    stretch: Tensor,
+    heading: tuple[Tensor, Tensor],
+    smooth: bool,
+) -> Vector:
     """Albedo of the floor at (x, y), averaged over the pixel's footprint.
 
     ``spread`` is the footprint's width in metres across the line of sight, ``stretch`` how many times longer it is
@@ -101,8 +109,14 @@ def floor_colour(table: Tensor, frame: Frame, x: Tensor, y: Tensor, spread: Tens
 
     wooden, tiled, _ = (weight > 0.5 for weight in frame.floor)
     texture_start = torch.where(wooden, TEXTURE_LENGTH, 0)
-    noise = _sample(table, x / torch.where(wooden, 2.9, 3.1), y / torch.where(wooden, 0.9, 3.1),
-                    (width_x * width_y).sqrt() / torch.where(wooden, 1.5, 3.1), texture_start, smooth)
+    noise = _sample(
+        table,
+        x / torch.where(wooden, 2.9, 3.1),
+        y / torch.where(wooden, 0.9, 3.1),
+        (width_x * width_y).sqrt() / torch.where(wooden, 1.5, 3.1),
+        texture_start,
+        smooth,
+    )
 
     # Planks: each row of boards is shifted, and each board has its own tone.
     board_y = y / 0.21
@@ -118,6 +132,7 @@ def floor_colour(table: Tensor, frame: Frame, x: Tensor, y: Tensor, spread: Tens
     grout = torch.maximum(_lines(tile_x, width_x / 0.46, 0.012), _lines(tile_y, width_y / 0.46, 0.012))
 
     blend = torch.where(wooden, board * 0.8 + noise * 0.16, torch.where(tiled, checks, 0.5 + noise * 0.24))
-    tone = torch.where(wooden, (1 - 0.62 * gaps) * (1 + 0.06 * noise),
-                       torch.where(tiled, (1 - 0.4 * grout) * (1 + 0.035 * noise), 1.0))
+    tone = torch.where(
+        wooden, (1 - 0.62 * gaps) * (1 + 0.06 * noise), torch.where(tiled, (1 - 0.4 * grout) * (1 + 0.035 * noise), 1.0)
+    )
     return scale(mix(frame.floor_first, frame.floor_second, blend.clamp(0, 1)), tone)

@@ -178,8 +178,10 @@ def surface_normal(body: Body, point: Vector) -> Vector:
     wx, wy, wz = (((p.abs() - (1 - BEVEL)) / BEVEL).clamp(0.001, 1) * p.sign() for p in point)
     radius = (x * x + y * y).sqrt() + 1e-6
     tube = ((radius - (1 - BEVEL)) / BEVEL).clamp(0.001, 1) / radius
-    return unit((
-        torch.where(ball, x, torch.where(cube, wx, x * tube)),
-        torch.where(ball, y, torch.where(cube, wy, y * tube)),
-        torch.where(ball, z, wz),
-    ))
+    return unit(
+        (
+            torch.where(ball, x, torch.where(cube, wx, x * tube)),
+            torch.where(ball, y, torch.where(cube, wy, y * tube)),
+            torch.where(ball, z, wz),
+        )
+    )

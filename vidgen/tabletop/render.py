@@ -38,10 +38,14 @@ SKIES_RGB = ((205, 195, 182), (148, 152, 166), (176, 190, 186), (190, 198, 210),
 FLOORS_RGB = {
     "wooden": (((168, 118, 66), (214, 172, 112)), ((150, 98, 56), (200, 150, 98)), ((186, 148, 98), (226, 194, 146))),
     "tiled": (
-        ((186, 158, 146), (224, 218, 206)), ((160, 164, 170), (222, 222, 216)), ((138, 146, 142), (214, 214, 208)),
+        ((186, 158, 146), (224, 218, 206)),
+        ((160, 164, 170), (222, 222, 216)),
+        ((138, 146, 142), (214, 214, 208)),
     ),
     "concrete": (
-        ((112, 112, 114), (160, 160, 160)), ((128, 124, 118), (178, 172, 164)), ((104, 110, 112), (156, 160, 160)),
+        ((112, 112, 114), (160, 160, 160)),
+        ((128, 124, 118), (178, 172, 164)),
+        ((104, 110, 112), (156, 160, 160)),
     ),
 }
 
@@ -211,8 +215,16 @@ def _outline(points: Tensor, frames: Tensor, middle: Tensor, used: Tensor) -> tu
     return torch.where(visible, pixels.amin(1) - 1, 0.0), torch.where(visible, pixels.amax(1) + 1, -1.0)
 
 
-def _draw_bodies(draw: _Passes, table: Tensor, offsets: Tensor, canvas: Tensor, frames: Tensor, body: Tensor,
-                 others: list[Tensor], glass: bool) -> Tensor:
+def _draw_bodies(
+    draw: _Passes,
+    table: Tensor,
+    offsets: Tensor,
+    canvas: Tensor,
+    frames: Tensor,
+    body: Tensor,
+    others: list[Tensor],
+    glass: bool,
+) -> Tensor:
     """Canvas tiles (N, 4, P) with a body over each: rows of frames, bodies and the other bodies of the scene."""
     surface = draw.surface(offsets, canvas, frames, body)
     lit = torch.ones_like(surface.cover)
@@ -367,10 +379,12 @@ def render(
 
     step = max(1, PIXELS_A_GROUP // (height * width))
     with torch.no_grad():
-        pictures = torch.cat([
-            _render_group(frames[i : i + step], bodies[i : i + step], views[i : i + step], height, width, compiled)
-            for i in range(0, total, step)
-        ]).view(len(looks), num_frames, height, width, 3)
+        pictures = torch.cat(
+            [
+                _render_group(frames[i : i + step], bodies[i : i + step], views[i : i + step], height, width, compiled)
+                for i in range(0, total, step)
+            ]
+        ).view(len(looks), num_frames, height, width, 3)
     mirrored = torch.tensor([look.mirrored for look in looks], device=device)
     if mirrored.any():
         pictures[mirrored] = pictures[mirrored].flip(3)

@@ -38,6 +38,7 @@ SUN_RADIUS = 0.11
 REFRACTIVE_INDEX = 1.33
 FAR = 1e4
 
+
 def sky_colour(frame: Frame, direction: Vector) -> Vector:
     """Sky with the wide glow of a lamp around the light's direction."""
     glow = dot(direction, frame.light).clamp(min=0)
@@ -195,8 +196,9 @@ def _cover(canvas: Tensor, surface: Surface, colour: list[Tensor]) -> Tensor:
     return torch.stack((*blended, torch.where(surface.cover > 0.5, surface.enter, behind[3])), 1)
 
 
-def shade_opaque(canvas: Tensor, surface: Surface, lit: Tensor, reflected: Vector, frame_rows: Tensor,
-                 body_rows: Tensor) -> Tensor:
+def shade_opaque(
+    canvas: Tensor, surface: Surface, lit: Tensor, reflected: Vector, frame_rows: Tensor, body_rows: Tensor
+) -> Tensor:
     """The canvas with a body of metal, wood or rubber over it."""
     frame, body = Frame(*vectors(frame_rows)), Body(*vectors(body_rows))
     facing, slant, fresnel = _fresnel(surface)
@@ -254,8 +256,17 @@ def pass_through(surface: Surface, body_rows: Tensor) -> Exit:
     return Exit(point, out, path / half, 1 - dot(inner, normal).clamp(0, 1))
 
 
-def shade_glass(canvas: Tensor, surface: Surface, lit: Tensor, reflected: Vector, through: Vector, path: Tensor,
-                slope: Tensor, frame_rows: Tensor, body_rows: Tensor) -> Tensor:
+def shade_glass(
+    canvas: Tensor,
+    surface: Surface,
+    lit: Tensor,
+    reflected: Vector,
+    through: Vector,
+    path: Tensor,
+    slope: Tensor,
+    frame_rows: Tensor,
+    body_rows: Tensor,
+) -> Tensor:
     """The canvas with a body of coloured glass over it: light absorbed on its way, mirrored at the rim."""
     frame, body = Frame(*vectors(frame_rows)), Body(*vectors(body_rows))
     facing, _, fresnel = _fresnel(surface)

@@ -32,7 +32,7 @@ from .layers import (
 )  # fmt: skip
 from .tiling import decode_tiled
 
-INITIAL_LOGVAR = -6.0
+INITIAL_LOGVAR = -7.0
 """The posterior's noise starts small beside the cosine code, whose coefficients are about 1."""
 
 

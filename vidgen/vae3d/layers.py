@@ -118,8 +118,8 @@ class CosineCode(nn.Module):
     """A fixed linear code of grouped patches: the lowest components of a 3D cosine transform.
 
     Components are ordered by frequency, as JPEG's zigzag scan does (ITU-T T.81, figure A.6), over y, x, time and colour
-    (luma, then two chroma axes). The gains give the coefficients about unit variance on pictures whose amplitude
-    spectrum falls as 1/f.
+    (luma, then two chroma axes). The gains bring the coefficients near unit variance: over patches of
+    pictures with sharp edges they fall with about the square of the frequency.
 
     Args:
         num_components: number K of coefficients.
@@ -143,7 +143,7 @@ class CosineCode(nn.Module):
         for y, x, t, c in components[:num_components]:
             wave = torch.einsum("f,y,x,c->fyxc", _cosine(t, frames), _cosine(y, edge), _cosine(x, edge), colour[c])
             waves.append(rearrange(wave, "f (y p) (x q) c -> (f y x c p q)", p=PATCH, q=PATCH))
-        gains = [2.0 * (1 + y + x + t) for y, x, t, _ in components[:num_components]]
+        gains = [4.0 * (1 + y + x + t) ** 2 for y, x, t, _ in components[:num_components]]
         # Saved with the weights: diffusers builds a model without data before it loads one.
         self.register_buffer("waves", torch.stack(waves))
         self.register_buffer("gains", torch.tensor(gains))
