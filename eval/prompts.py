@@ -91,7 +91,7 @@ def _asked(bodies: tuple[Body, ...], floor: str, action: str, direction: str) ->
     still = np.zeros_like(moving)
     rolling, sliding = (still, moving) if bodies[0].shape == "cube" else (moving, still)
     positions = np.zeros((poses, len(bodies), 3), np.float32)
-    rotations = np.tile(np.float32([1, 0, 0, 0]), (poses, len(bodies), 1))
+    rotations = np.tile(np.array([1, 0, 0, 0], np.float32), (poses, len(bodies), 1))
     contacts = (Contact(0.1, 0, 1, 1.0),) if action == "hits" else ()
     return Trajectory(bodies, floor, action, direction, positions, rotations, contacts, rolling, sliding)
 

@@ -205,6 +205,7 @@ def cached_pairs(trajectories: list[Trajectory], count: int, seed: int, folder: 
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     pairs = make_pairs(trajectories, count, seed)
+    print(f"{count} pairs, {len(pairs['pieces'])} bodies close up: {time.process_time():.0f} CPU s", flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **pairs)

@@ -111,7 +111,8 @@ def test_pre_echo_does_not_pull_the_onset_forward():
 def test_synthesised_contacts_are_found_within_5_ms(material, floor):
     for shape, noise in (("ball", 0.0), ("cylinder", 0.002)):
         scene = bouncing(material, floor, shape)
-        sound = synthesise(scene, num_samples=NUM_SAMPLES) + noise * np.random.default_rng(1).standard_normal(NUM_SAMPLES)
+        hiss = noise * np.random.default_rng(1).standard_normal(NUM_SAMPLES)
+        sound = synthesise(scene, num_samples=NUM_SAMPLES) + hiss
         assert_found(onset_times_s(sound, RATE_HZ), [contact.time_s for contact in scene.contacts])
 
 

@@ -138,7 +138,7 @@ def test_floors_and_sizes_differ(material):
     for floor in FLOORS:
         power = np.square(np.abs(np.fft.rfft(blow(material, floor)[2400 + 1200 :])))  # after 50 ms
         below_hz[floor] = power[: round(350 * NUM_SAMPLES / RATE_HZ)].sum()
-    assert below_hz["wooden"] > 3 * max(below_hz["tiled"], below_hz["concrete"])  # planks boom
+    assert below_hz["wooden"] > 2 * max(below_hz["tiled"], below_hz["concrete"])  # planks boom
     if material != "rubber":  # too soft to click
         highs_db = {floor: level_db(np.diff(blow(material, floor)[2400:3100], 2)) for floor in FLOORS}
         assert highs_db["tiled"] > highs_db["concrete"] - 3

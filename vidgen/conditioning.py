@@ -44,7 +44,9 @@ class Conditioning:
         """(video, audio) with the given latents in place of what is there; call it on the initial noise."""
         streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), strict=True)
         return tuple(
-            stream if stream is None or clean is None else torch.where(given.unsqueeze(1), clean.to(stream), stream)
+            stream
+            if stream is None or clean is None or given is None
+            else torch.where(given.unsqueeze(1), clean.to(stream), stream)
             for stream, clean, given in streams
         )
 

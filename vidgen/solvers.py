@@ -60,7 +60,8 @@ def heun(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback |
         _report(callback, step, x, sigma, velocity)
         if step < steps - 1:
             ahead = velocity_fn(_move(x, sigma, following, velocity), following)
-            velocity = tuple(None if v is None else (v + w) / 2 for v, w in zip(velocity, ahead, strict=True))
+            pairs = zip(velocity, ahead, strict=True)
+            velocity = tuple(None if v is None or w is None else (v + w) / 2 for v, w in pairs)
         x = _move(x, sigma, following, velocity)
     return x
 

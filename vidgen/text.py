@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ TOKENIZER_FILE = "tokenizer.json"
 UNKNOWN = "[UNK]"
 
 
-class WordVectorEncoder(ModelMixin, ConfigMixin):
+class WordVectorEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own bases disagree
     """One fixed vector for each word or word piece, whatever stands around it.
 
     Words near in meaning have near vectors, so a synonym that never occurred in training lands beside a word that
@@ -116,8 +117,8 @@ class TransformersEncoder(nn.Module):
             config = AutoConfig.from_pretrained(name)
             auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
             tokenizer = AutoTokenizer.from_pretrained(name)
-            model = auto.from_pretrained(name, dtype=dtype or torch.float32, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
+            model = auto.from_pretrained(name, use_safetensors=True).to(dtype or torch.float32)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"no text encoder can be loaded from {name!r}: {reason}") from error
         text_config = config.get_text_config()
@@ -165,7 +166,8 @@ def load_text_encoder(
         raise InputError(f"text encoder {name_or_path}: there is no such folder")
     else:
         encoder = TransformersEncoder(name_or_path, dtype)
-    return encoder.to(device).eval()
+    encoder.to(torch.device(device))
+    return encoder.eval()
 
 
 def make_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:

@@ -5,6 +5,7 @@ that ringing, beating and rolling noise do not count; each is then traced back t
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,13 +46,16 @@ def onset_times_s(
         floor_db: what lies this far below the loudest moment of the clip counts as silence.
 
     Returns:
-        (K,) float64 seconds from the first sample, ascending.
+        (K,) float64 seconds from the first sample, ascending. What sounds from the first sample on is not an onset,
+        and what starts within the last 5 ms is too short to tell; a clip shorter than 22 ms has none.
     """
     signal = np.asarray(waveform, np.float64)
     signal = signal.mean(0) if signal.ndim == 2 else signal
     hop = max(1, round(HOP_S * sample_rate_hz))
+    if len(signal) < 2 * WINDOW_S * sample_rate_hz:
+        return np.zeros(0)
     bands = _band_powers(signal, sample_rate_hz, hop)  # (frames, bands)
-    loudest = bands.sum(1).max(initial=0.0)
+    loudest = bands.sum(1).max()
     if loudest < 1e-10:
         return np.zeros(0)
     # Silence, or a steady noise: four times the power that a band has in its quieter moments.
@@ -70,8 +74,7 @@ def onset_times_s(
             break
         if all(abs(frame - other) * HOP_S >= min_separation_s for other in chosen):
             chosen.append(int(frame))
-    found = np.unique([_trace_back(signal, frame * hop, sample_rate_hz) for frame in chosen])
-    return found
+    return np.unique(np.array([_trace_back(signal, frame * hop, sample_rate_hz) for frame in chosen]))
 
 
 def match_onsets(
@@ -117,12 +120,12 @@ def offset_s(
 def _band_powers(signal: np.ndarray, sample_rate_hz: int, hop: int) -> np.ndarray:
     """(frames, NUM_BANDS) power in logarithmic bands; frame k is centred on sample k·hop."""
     window = 2 * (round(WINDOW_S * sample_rate_hz) // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, window // 2, mode="reflect"), window)[::hop]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, (window // 2, 0), mode="reflect"), window)[::hop]
     powers = np.square(np.abs(np.fft.rfft(frames * np.hanning(window + 1)[:-1])))
     resolution_hz = sample_rate_hz / window
     edges_hz = np.geomspace(LOWEST_HZ, sample_rate_hz / 2, NUM_BANDS + 1)
     edges = np.maximum(np.round(edges_hz / resolution_hz).astype(int), np.arange(NUM_BANDS + 1))  # at least a bin each
-    return np.stack([powers[:, low:high].sum(1) for low, high in zip(edges[:-1], edges[1:], strict=True)], 1)
+    return np.stack([powers[:, low:high].sum(1) for low, high in pairwise(edges)], 1)
 
 
 def _past_maximum(bands: np.ndarray, nearest: int, furthest: int) -> np.ndarray:

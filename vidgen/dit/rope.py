@@ -42,8 +42,8 @@ def video_angles(times_s: Tensor, height: int, width: int, head_dim: int) -> Ten
     """Angles (t·height·width, head_dim / 2) of video tokens in (t, y, x) order; ``times_s`` (t,) in seconds."""
     y = torch.arange(height, device=times_s.device) - (height - 1) / 2
     x = torch.arange(width, device=times_s.device) - (width - 1) / 2
-    grid = torch.meshgrid(times_s, y, x, indexing="ij")
-    return position_angles(*(axis.flatten() for axis in grid), head_dim)
+    grid_times_s, grid_y, grid_x = torch.meshgrid(times_s, y, x, indexing="ij")
+    return position_angles(grid_times_s.flatten(), grid_y.flatten(), grid_x.flatten(), head_dim)
 
 
 def audio_angles(times_s: Tensor, head_dim: int) -> Tensor:

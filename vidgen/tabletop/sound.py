@@ -92,7 +92,7 @@ def synthesise(
         return np.zeros(num_samples, np.float32)
     wet = _convolve(dry.astype(np.float32), _room(sample_rate_hz).astype(np.float32))[:end]
     wet[: sounding[0]] = 0.0  # the transform leaves rounding noise where there is silence
-    wet = _limit(wet.astype(np.float32))
+    wet = _limit(wet.astype(np.float64)).astype(np.float32)
     return wet[start:] if start >= 0 else np.concatenate([np.zeros(-start, np.float32), wet])
 
 
@@ -219,18 +219,24 @@ def _friction(trajectory: Trajectory, num_samples: int, sample_rate_hz: int, rng
                 turns_rad = np.cumsum(np.append(0.0, speed_m_s)) / (POSE_RATE_HZ * body.half_size_m)
                 envelope *= 1 + 0.4 * np.sin(np.interp(sample_s, poses_s, turns_rad))
             low_hz, high_hz = np.multiply(MATERIALS[body.material].noise_hz, FLOORS[trajectory.floor].noise_hz)
-            noise = _noise(low_hz * 2**octaves, high_hz * 2**octaves, size, sample_rate_hz, rng)
+            noise = _noise(body, low_hz * 2**octaves, high_hz * 2**octaves, size, sample_rate_hz, rng)
             sound[:length] += envelope * noise[:length]
     return sound
 
 
-def _noise(low_hz: float, high_hz: float, size: int, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
-    """(size,) Gaussian noise of unit variance, 12 dB an octave down outside the band."""
+def _noise(
+    body: Body, low_hz: float, high_hz: float, size: int, sample_rate_hz: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(size,) Gaussian noise of unit variance in a band with slopes of 12 dB an octave, coloured by a body's modes."""
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate_hz)[1:]
+    power = 1 / ((1 + np.square(np.square(low_hz / frequencies))) * (1 + np.square(np.square(frequencies / high_hz))))
+    resonant = np.full(len(frequencies), 0.05)
+    for mode_hz, t60_s, gain in zip(*_body_modes(body), strict=True):
+        width_hz = 1.1 / t60_s + 0.03 * mode_hz  # a mode's own half width, and some for the changing point of contact
+        resonant += gain**2 / (1 + np.square((frequencies - mode_hz) / width_hz))
+    power *= resonant
     response = np.zeros(size // 2 + 1)
-    below, above = np.square(low_hz / frequencies), np.square(frequencies / high_hz)
-    response[1:] = 1 / np.sqrt((1 + np.square(below)) * (1 + np.square(above)))
-    response *= size / (2 * np.sqrt(np.square(response).sum()))
+    response[1:] = np.sqrt(power) * (size / (2 * np.sqrt(power.sum())))
     spectrum = rng.standard_normal((len(response), 2)) * response[:, None]
     return np.fft.irfft(spectrum.view(complex)[:, 0], size)
 
