@@ -47,9 +47,9 @@ class Stage:
     model: nn.Module
     dataset: Dataset
     loss: Loss
-    sheet: Callable[[nn.Module, Path], None]
+    sheet: Callable[[Any, Path], None]
     """Draw what the given (averaged) model does now into a PNG."""
-    finish: Callable[[nn.Module, Path], None]
+    finish: Callable[[Any, Path], None]
     """Save the given (averaged) model into a folder, ready for use."""
     discriminator: nn.Module | None = None
     discriminator_loss: Loss | None = None
@@ -79,8 +79,8 @@ def main() -> None:
         raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
     accelerator = Accelerator(mixed_precision=precision)
     torch.manual_seed(settings.seed)  # initial weights
-    build = {"vae3d": vae_stage, "audio": audio_stage, "dit": dit_stage}[args.stage]
-    stage = build(args, settings, accelerator)
+    stages: dict[str, Callable[..., Stage]] = {"vae3d": vae_stage, "audio": audio_stage, "dit": dit_stage}
+    stage = stages[args.stage](args, settings, accelerator)
     if accelerator.is_main_process:
         args.output.mkdir(parents=True, exist_ok=True)
         record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
@@ -288,7 +288,8 @@ class Log:
                 self.board = SummaryWriter(str(output / "tensorboard"), purge_step=step)
 
     def step(self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: float, clips: int, wait_s: float) -> None:
-        for key, value in {"loss": loss, **parts, "gradient_norm": norm, "clips": clips, "wait_s": wait_s}.items():
+        values: dict[str, Any] = {"loss": loss, **parts, "gradient_norm": norm, "clips": clips, "wait_s": wait_s}
+        for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value)
         self.count += 1
         self.bar.update(1)
@@ -355,7 +356,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         return discriminator_loss(model, to_float(batch["video"]), batch["reconstruction"])
 
     @torch.no_grad()
-    def sheet(average: nn.Module, path: Path) -> None:
+    def sheet(average: Any, path: Path) -> None:
         from vidgen.media import contact_sheet, save_sheet
 
         rows = []
@@ -367,7 +368,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: nn.Module, folder: Path) -> None:
+    def finish(average: Any, folder: Path) -> None:
         latents = []
         for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
@@ -399,7 +400,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         return discriminator_loss(model, batch["audio"], batch["reconstruction"])
 
     @torch.no_grad()
-    def sheet(average: nn.Module, path: Path) -> None:
+    def sheet(average: Any, path: Path) -> None:
         from vidgen.media import contact_sheet, save_sheet
 
         rows = []
@@ -410,7 +411,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: nn.Module, folder: Path) -> None:
+    def finish(average: Any, folder: Path) -> None:
         latents = []
         for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
@@ -487,14 +488,14 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             config=flow,
         )
 
-    def pipeline(average: nn.Module) -> Any:
+    def pipeline(average: Any) -> Any:
         from vidgen.pipeline import VidGenPipeline
 
         return VidGenPipeline.assemble(
             vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift
         )
 
-    def sheet(average: nn.Module, path: Path) -> None:
+    def sheet(average: Any, path: Path) -> None:
         from vidgen.media import contact_sheet, save_sheet
 
         prompts = args.prompt or [wordings[0] for wordings in dataset.captions[:4]]
@@ -502,7 +503,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         clips = zip(prompts, made.frames, made.audio, strict=True)
         save_sheet(path, [contact_sheet(frames, sound, spec.sample_rate_hz, text) for text, frames, sound in clips])
 
-    def finish(average: nn.Module, folder: Path) -> None:
+    def finish(average: Any, folder: Path) -> None:
         pipeline(average).save_pretrained(folder)
 
     return Stage(transformer, dataset, loss, sheet, finish)

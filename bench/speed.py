@@ -99,7 +99,7 @@ def transformers(pipe: VidGenPipeline, repeats: int) -> None:
     flat_video, flat_audio = torch.randn(1, tokens, patch_channels), audio.transpose(1, 2)
     timestep = torch.full((1,), 500.0)
     print(
-        f"\nDiT forward, width {config.width}, depth {config.depth}, {tokens} video tokens, {audio.shape[2]} audio tokens"
+        f"\nDiT forward, width {config.width}, depth {config.depth}, {tokens} video tokens, {audio.shape[2]} of audio"
     )
     compare(
         {

@@ -142,7 +142,9 @@ def test_training_pictures_and_their_truth_agree():
     assert pairs["pieces"].shape == (12, CROP + 2 * JITTER, CROP + 2 * JITTER, 3)
     assert (np.abs(pairs["told"][:, :2]) <= 0.5).all()
     for piece, picture, (x, y) in zip(
-        pairs["pieces"], pairs["pictures"].reshape(12, SMALL, SMALL, 3), pairs["bodies"][..., 0, :2].reshape(12, 2),
+        pairs["pieces"],
+        pairs["pictures"].reshape(12, SMALL, SMALL, 3),
+        pairs["bodies"][..., 0, :2].reshape(12, 2),
         strict=True,
     ):
         middle = piece[25:31, 25:31].mean((0, 1))

@@ -100,24 +100,24 @@ class Preset:
 
 PRESETS = {
     "toy": Preset(
-        vae3d=VAEConfig(steps=20, batch_size=2, num_frames=9, window_frames=9, height=64, width=64, model_width=32, depth=1,
-                        warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
+        vae3d=VAEConfig(steps=20, batch_size=2, num_frames=9, window_frames=9, height=64, width=64, model_width=32,
+                        depth=1, warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
         audio=AudioConfig(steps=20, batch_size=2, window_s=0.5, warmup_steps=5, log_every=5, sample_every=20,
                           checkpoint_every=10),
         dit=DiTConfig(steps=20, batch_size=4, num_frames=9, height=64, width=64, model_width=64, depth=2, heads=2,
                       warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
     ),
     "tabletop-cpu": Preset(
-        vae3d=VAEConfig(steps=2500, batch_size=8, window_frames=9, crop=64, optimizer="muon", learning_rate=8e-4,
-                        kl_weight=1e-3),
+        vae3d=VAEConfig(steps=440, batch_size=8, window_frames=9, crop=64, latent_channels=48, optimizer="muon",
+                        learning_rate=8e-4, kl_weight=2e-4, cooldown=0.4),
         audio=AudioConfig(steps=700, batch_size=8),
         dit=DiTConfig(steps=1600, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
                       shared_noise=0.95, cached_clips=3000, log_every=10, checkpoint_every=50),
     ),
     "tabletop-gpu": Preset(
-        vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16", compile=True,
-                        latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05, adversarial_start=10000,
-                        workers=8),
+        vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
+                        compile=True, latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05,
+                        adversarial_start=10000, workers=8),
         audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05, adversarial_start=8000,
                           workers=8),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
