@@ -12,6 +12,7 @@ from vidgen.audio_sync.losses import (
     SpectralDiscriminator,
     codec_loss,
     discriminator_loss,
+    envelope_distance,
     spectral_distances,
 )
 from vidgen.audio_sync.spectral import inverse_stft, stft, with_clock
@@ -216,6 +217,16 @@ def test_distances_see_level_onset_and_phase():
     assert phase.item() > 0.05
 
 
+def test_envelope_distance_sees_level_and_onset_but_not_phase():
+    waveform = 0.1 * torch.randn(1, 1, 24000)
+    # Half the level is log 2 nats away; the Huber distance of d < 1 is d²/2.
+    assert envelope_distance(0.5 * waveform, waveform).item() == pytest.approx(math.log(2) ** 2 / 2, rel=0.02)
+    assert envelope_distance(-waveform, waveform).item() == 0
+    hit = impact(9600, 4800)
+    early, earlier = (envelope_distance(impact(9600, 4800 - shift), hit).item() for shift in (120, 240))
+    assert earlier > early > 0.01
+
+
 def test_gradient_reaches_every_parameter(codec):
     codec = AudioCodec(**SMALL)
     discriminator = SpectralDiscriminator(width=4)
@@ -226,7 +237,7 @@ def test_gradient_reaches_every_parameter(codec):
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
-    assert {"log_magnitude", "convergence", "phase", "kl", "adversarial", "feature_matching"} <= set(parts)
+    assert {"log_magnitude", "convergence", "phase", "envelope", "kl", "adversarial", "feature_matching"} <= set(parts)
     assert not any(part.requires_grad for part in parts.values())
 
 

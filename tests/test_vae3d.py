@@ -212,7 +212,10 @@ def test_a_fresh_model_is_the_cosine_codec():
     video = moving_shapes(2, 5, 64)
     reconstruction, posterior = vae(video)
     assert 10 * torch.log10(4 / (reconstruction - video).square().mean()) > 20
-    assert posterior.mean[:, 0].var() > 4 * posterior.mean[:, -1].var()
+    # Neither drowned in the posterior's noise nor far above the prior.
+    spread = posterior.mean.std((0, 2, 3, 4))
+    assert spread.max() < 3
+    assert spread.median() > 2 * torch.exp(0.5 * posterior.logvar).max()
     flat = torch.full((1, 3, 5, 32, 32), 0.3)
     torch.testing.assert_close(vae(flat)[0], flat, rtol=0, atol=1e-5)
 

@@ -3,8 +3,8 @@
     python -m vidgen.text_vectors --encoder FOLDER --output DIR
 
 FOLDER is a BERT-like sentence encoder with a WordPiece vocabulary and mean pooling, such as all-MiniLM-L6-v2 (the
-shipped table is made from it). A word's vector is the sentence embedding of "a WORD thing", reduced by principal
-components. Names of colours are then drawn towards the basic colour they are a shade of.
+shipped table is made from it). A word's vector is the sentence embedding of that word alone, reduced by principal
+components; a short list of synonyms is then drawn towards the words that they stand for.
 """
 
 import argparse
@@ -19,10 +19,6 @@ from tqdm import tqdm
 from . import cli
 from .errors import InputError
 from .text import WordVectorEncoder
-
-CONTEXT = ("a", "thing")
-"""Put around a word. Measured on 50 synonyms of shapes, materials, motions and sizes: 50 lie nearest to the word that
-they stand for, against 46 for the word alone."""
 
 WORD = re.compile(r"(##)?([a-z]+|[0-9]{1,2})")
 
@@ -51,7 +47,7 @@ vermilion vermillion waxy whacks whistles wobble wobbles wobbling woolen zoomed 
 """
 """Words of what can be seen and heard that the usual vocabulary cuts into pieces; here they get a row of their own."""
 
-SHADES = {
+SYNONYMS = {
     "red": "crimson scarlet ruby maroon vermilion vermillion burgundy cherry reddish",
     "green": "emerald jade lime olive mint moss chartreuse greenish",
     "blue": "azure navy cobalt sapphire indigo cerulean bluish",
@@ -60,8 +56,29 @@ SHADES = {
     "orange": "tangerine amber apricot pumpkin orangey",
     "cyan": "turquoise teal aqua aquamarine",
     "white": "ivory snowy pearl whitish",
+    "ball": "orb orbs globe globes spherical",
+    "cube": "cuboid cubical brick crate dice",
+    "cylinder": "cylindrical tube barrel canister",
+    "metal": "iron aluminum aluminium brass chrome chromed copper titanium",
+    "wooden": "timber oak pine plywood birch walnut",
+    "glass": "crystal glassy transparent",
+    "rubber": "rubbery rubberized latex silicone elastic bouncy",
+    "small": "miniature petite mini minuscule teeny",
+    "big": "huge giant enormous gigantic massive",
+    "concrete": "cement",
+    "drops": "plummets tumbles plunges",
+    "tossed": "flung hurled lobbed chucked",
+    "rolls": "trundles",
+    "slides": "slips glides skids",
+    "hits": "smashes slams crashes smacks whacks",
+    "knocks": "topples shoves",
+    "rests": "sits stands",
+    "orbits": "circles revolves",
+    "left": "leftward leftwards",
+    "right": "rightward rightwards",
 }
-"""A sentence encoder knows that these are colours, but hardly which (8 of 28 lay nearest to the right one)."""
+"""Where a sentence encoder's sense of a single word is weak. Above all it knows that crimson and azure are colours, but
+hardly which: without this list 6 of 28 shades lie nearest to the right one of eight colours."""
 
 
 def main() -> None:
@@ -71,7 +88,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=80, help="length of a word's vector")
     args = parser.parse_args()
     words, embeddings = embed_vocabulary(args.encoder)
-    vectors = retrofit(words, reduce(embeddings, args.dim), SHADES)
+    vectors = retrofit(words, reduce(embeddings, args.dim), SYNONYMS)
     encoder = WordVectorEncoder.from_table(words, vectors.half())
     encoder.save_pretrained(args.output)
     size_mb = sum(path.stat().st_size for path in args.output.iterdir()) / 1e6
@@ -80,7 +97,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def embed_vocabulary(folder: Path, batch_size: int = 256) -> tuple[list[str], Tensor]:
-    """Words and ``##pieces`` of the encoder's vocabulary (V), and for each its unit-length embedding in context (V, D).
+    """Words and ``##pieces`` of the encoder's vocabulary (V), and the unit-length sentence embedding of each (V, D).
 
     Raises:
         InputError: the folder holds no such encoder.
@@ -96,7 +113,6 @@ def embed_vocabulary(folder: Path, batch_size: int = 256) -> tuple[list[str], Te
     words = [word for word in sorted(word_ids, key=word_ids.__getitem__) if WORD.fullmatch(word)]
     words += sorted(set(EXTRA_WORDS.split()) - set(words))
     inner = [[word_ids[word]] if word in word_ids else tokenizer(word).input_ids[1:-1] for word in words]
-    before, after = (tokenizer(word).input_ids[1:-1] for word in CONTEXT)
     # Equal lengths share a batch, so that none is padded.
     order = sorted(range(len(words)), key=lambda index: len(inner[index]))
     embeddings = torch.empty(len(words), model.config.hidden_size)
@@ -105,9 +121,7 @@ def embed_vocabulary(folder: Path, batch_size: int = 256) -> tuple[list[str], Te
         while start < len(order):
             length = len(inner[order[start]])
             batch = [i for i in order[start : start + batch_size] if len(inner[i]) == length]
-            ids = torch.tensor(
-                [[tokenizer.cls_token_id, *before, *inner[i], *after, tokenizer.sep_token_id] for i in batch]
-            )
+            ids = torch.tensor([[tokenizer.cls_token_id, *inner[i], tokenizer.sep_token_id] for i in batch])
             embeddings[batch] = functional.normalize(model(input_ids=ids).last_hidden_state.mean(1), dim=-1)
             start += len(batch)
             progress.update(len(batch))
