@@ -1,0 +1,124 @@
+"""Folders of clips, and the latent cache, at their edges."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from vidgen.clip import ClipSpec
+from vidgen.data.folder import ClipFolder
+from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents
+from vidgen.errors import InputError
+from vidgen.media import write_video
+
+SPEC = ClipSpec(num_frames=5, height=32, width=32)
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(24000) / 24000)).astype(np.float32)
+
+
+def clip(path, level, waveform=None, frames=12, rate=Fraction(24)):
+    write_video(path, np.full((frames, 48, 64, 3), level, np.uint8), waveform, rate)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    clip(tmp_path / "a.mp4", 40, TONE)
+    clip(tmp_path / "sub" / "b.mp4", 200, frames=2)
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    (tmp_path / "notes.txt").write_text("not a clip")
+    (tmp_path / "a.txt").write_text("from the text file\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "sub/b.mp4", "text": ["one wording", "another"]}\n\n')
+    return tmp_path
+
+
+def test_clips_of_any_shape_are_conformed_and_what_is_missing_is_marked(folder):
+    with pytest.warns(UserWarning, match=r"broken\.mp4"):
+        clips = ClipFolder(folder, SPEC)
+    batch = clips[[(0, 0), (1, 1)]]
+    assert batch["video"].shape == (2, 5, 32, 32, 3)
+    assert batch["audio"].shape == (2, 1, SPEC.num_samples)
+    assert batch["has_audio"].tolist() == [True, False]
+    assert batch["captions"] == [["from the text file"], ["one wording", "another"]]
+    assert batch["audio"][0].abs().max() > 0.3
+    assert not batch["audio"][1].any()
+    assert abs(batch["video"][1].float().mean() - 200) < 4  # shorter than asked: its last frame stands still
+
+
+def test_a_sample_depends_on_its_key_alone(folder):
+    with pytest.warns(UserWarning):
+        clips = ClipFolder(folder, SPEC)
+    together, alone = clips[[(1, 8), (0, 9)]], clips[[(0, 9)]]
+    assert torch.equal(together["video"][1], alone["video"][0])
+    assert torch.equal(together["audio"][1], alone["audio"][0])
+
+
+def test_sound_alone_leaves_out_silent_files(folder):
+    with pytest.warns(UserWarning):
+        clips = ClipFolder(folder, SPEC, with_video=False)
+    assert [path.name for path, _ in clips.clips] == ["a.mp4"]
+
+
+def test_a_folder_without_clips_and_broken_captions_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match="no readable clip"):
+        ClipFolder(tmp_path, SPEC)
+    with pytest.raises(InputError, match="not a folder"):
+        ClipFolder(tmp_path / "none", SPEC)
+    clip(tmp_path / "a.mp4", 9)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "fine"}\n{"file_name": 3\n')
+    with pytest.raises(InputError, match="line 2"):
+        ClipFolder(tmp_path, SPEC)
+
+
+class Numbered:
+    """Clips whose latents are their own number."""
+
+    def __init__(self, length):
+        self.length, self.asked = length, []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, keys):
+        self.asked += keys
+        numbers = torch.tensor([float(draw) for _, draw in keys])
+        return {"number": numbers, "has_audio": numbers >= 0, "captions": [[f"clip {index}"] for index, _ in keys]}
+
+
+def encode(batch):
+    number = batch["number"]
+    return number.view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1), number.view(-1, 1, 1)
+
+
+def test_the_cache_holds_every_clip_once_and_goes_on_where_it_stopped(tmp_path):
+    count = CLIPS_PER_SHARD + 10
+    source = Numbered(100)
+    cache_latents(source, count, encode, tmp_path)
+    whole = LatentClips(tmp_path)
+    assert whole.video[:, 0, 0, 0, 0].tolist() == list(range(count))
+    assert whole.captions[103] == ["clip 3"]
+
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "latents-00001.safetensors").unlink()
+    again = Numbered(100)
+    cache_latents(again, count, encode, tmp_path)
+    assert [draw for _, draw in again.asked] == list(range(CLIPS_PER_SHARD, count))
+    assert torch.equal(LatentClips(tmp_path).audio, whole.audio)
+
+
+def test_captions_are_dropped_at_the_rate_asked_for(tmp_path):
+    cache_latents(Numbered(4), 4, encode, tmp_path)
+    clips = LatentClips(tmp_path, caption_dropout=0.25)
+    captions = clips[[(0, draw) for draw in range(2000)]]["captions"]
+    assert 0.2 < captions.count("") / 2000 < 0.3
+    assert set(captions) == {"", "clip 0"}
+
+
+def test_an_incomplete_or_damaged_cache_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"index\.json"):
+        LatentClips(tmp_path)
+    cache_latents(Numbered(4), 4, encode, tmp_path)
+    shard = tmp_path / "latents-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(InputError, match="latents-00000"):
+        LatentClips(tmp_path)
