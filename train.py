@@ -63,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
     parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
@@ -85,7 +86,7 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
         (args.output / "config.json").write_text(json.dumps(record, indent=1) + "\n")
-    train(stage, settings, accelerator, args.output)
+    train(stage, settings, accelerator, args.output, args.stop_after)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -102,7 +103,14 @@ class LossModule(nn.Module):
         return self.loss(self.model, batch)
 
 
-def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, output: Path) -> None:
+def train(
+    stage: Stage,
+    settings: config.TrainConfig,
+    accelerator: Accelerator,
+    output: Path,
+    stop_after_s: float | None = None,
+) -> None:
+    started = time.perf_counter()
     model = stage.model.to(accelerator.device).train()
     average = copy.deepcopy(model).requires_grad_(False).eval()
     modules = {"model": model, "average": average}
@@ -146,13 +154,19 @@ def train(stage: Stage, settings: config.TrainConfig, accelerator: Accelerator, 
 
         clips = settings.batch_size * settings.accumulate * accelerator.num_processes
         log.step(step, loss, parts, float(norm), clips, wait_s)
-        if accelerator.is_main_process and (step % settings.checkpoint_every == 0 or step == settings.steps):
+        time_is_up = stop_after_s is not None and is_any(time.perf_counter() - started > stop_after_s, accelerator)
+        due = step % settings.checkpoint_every == 0 or step == settings.steps or time_is_up
+        if accelerator.is_main_process and due:
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
             stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         accelerator.wait_for_everyone()
+        if time_is_up:
+            break
     log.close()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and step < settings.steps:
+        print(f"stopped at step {step} of {settings.steps}: run the same command again to go on")
+    elif accelerator.is_main_process:
         stage.finish(average, output / "model")
         print(f"saved {output / 'model'}")
     accelerator.end_training()
@@ -220,6 +234,11 @@ def check_loss(
         f"training diverged at step {step}: {trouble}. The last checkpoint under {output / 'checkpoints'} is sound; "
         "lower learning_rate with --set and run the command again."
     )
+
+
+def is_any(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set in any process, so that all act alike."""
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
 
 
 def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str, torch.optim.Optimizer]:
@@ -373,7 +392,9 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
             latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
-        average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
+        mean, std = channel_statistics(torch.cat(latents))
+        scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
+        average.set_latent_statistics(mean, std / scale)
         average.half().save_pretrained(folder)
 
     return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss)
@@ -571,6 +592,24 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, of latents (B, C, …)."""
     values = latents.float().movedim(1, 0).flatten(1)
     return values.mean(1), values.std(1)
+
+
+@torch.no_grad()
+def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
+    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
+
+    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
+    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
+    denoising decides coarse things first, as it does in pixels.
+    """
+    decoded = vae.decode(latents)
+    effect = torch.empty_like(std)
+    for channel in range(len(std)):
+        moved = latents.clone()
+        moved[:, channel] += std[channel]
+        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
+    scale = effect**power
+    return scale / scale.square().mean().sqrt()
 
 
 def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:

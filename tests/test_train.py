@@ -116,6 +116,15 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert made.audio.shape == (1, 5000)
 
 
+def test_stopping_by_time_leaves_a_checkpoint_to_go_on_from(monkeypatch, capsys, scenes, tmp_path):
+    settings = command("vae3d", scenes, tmp_path, *SMALL, "steps=3", "checkpoint_every=100")
+    run(monkeypatch, *settings, "--stop-after", "0")
+    assert "stopped at step 1 of 3" in capsys.readouterr().out
+    assert not (tmp_path / "model").exists()
+    run(monkeypatch, *settings)
+    assert (tmp_path / "model").is_dir()
+
+
 def exit_of(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:

@@ -62,6 +62,8 @@ class VAEConfig(TrainConfig):
     adversarial_weight: float = 0.0
     adversarial_start: int = 0
     """Step at which the discriminator joins; it is trained only when ``adversarial_weight`` is positive."""
+    latent_scale_power: float = 0.5
+    """How far normalised latents keep the size of what they do to the picture: 0 makes all channels equally large."""
 
 
 @dataclass(frozen=True)
