@@ -512,9 +512,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     def pipeline(average: Any) -> Any:
         from vidgen.pipeline import VidGenPipeline
 
-        return VidGenPipeline.assemble(
-            vae, codec, average, text_encoder, spec, settings.video_shift, settings.audio_shift
-        )
+        shifts = (settings.video_shift, settings.audio_shift)
+        version = f"{args.config}, {settings.steps} steps"
+        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
 
     def sheet(average: Any, path: Path) -> None:
         from vidgen.media import contact_sheet, save_sheet

@@ -252,7 +252,7 @@ class Verifier(nn.Module):
 
     def _camera(self, pictures: Tensor) -> int:
         """Index of the camera's motion: the mean verdict over pairs of pictures; a short clip is taken to be static."""
-        starts = torch.arange(0, len(pictures) - PAIR_FRAMES, 4)
+        starts = torch.arange(0, max(0, len(pictures) - PAIR_FRAMES), 4)
         if not len(starts):
             return CAMERAS.index("static")
         small = F.avg_pool2d(pictures, PICTURE // SMALL)
