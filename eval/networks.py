@@ -57,7 +57,8 @@ class Locator(nn.Module):
         self.floor = nn.Sequential(
             _convolution(width, 2 * width, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, len(FLOORS))
         )
-        nn.init.constant_(self.maps.bias[:1], -4.0)  # few cells hold a centre (Zhou et al., section 5)
+        with torch.no_grad():
+            self.maps.bias[:1] = -4.0  # type: ignore[index]  # few cells hold a centre (Zhou et al., section 5)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         x = self.trunk((pictures - 0.5) * 4)
@@ -95,9 +96,9 @@ class MotionReader(nn.Module):
     def __init__(self, width: int = 48):
         super().__init__()
         self.alone = nn.Conv1d(TRACK_FEATURES, width, 5, padding=2)
-        layers = [{"kernel_size": 3, "padding": dilation, "dilation": dilation} for dilation in (1, 2, 4, 8)]
-        self.own = nn.ModuleList(nn.Conv1d(width, width, **layer) for layer in layers)
-        self.others = nn.ModuleList(nn.Conv1d(width, width, **layer) for layer in layers)
+        reaches = (1, 2, 4, 8)
+        self.own = nn.ModuleList(nn.Conv1d(width, width, 3, padding=reach, dilation=reach) for reach in reaches)
+        self.others = nn.ModuleList(nn.Conv1d(width, width, 3, padding=reach, dilation=reach) for reach in reaches)
         self.impact = nn.Conv1d(width, 1, 3, padding=1)
         self.body = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1 + len(SIZES)))
         self.verdict = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Linear(width, len(ACTIONS) + 2))

@@ -109,7 +109,8 @@ def film(trajectories: Path, count: int, folder: Path, seed: int) -> tuple[list[
     clips = TabletopClips(load_trajectories(trajectories), spec, "any", seed)
     order = np.random.default_rng(seed).permutation(len(clips)).tolist()
     keys = [(order[index % len(clips)], index // len(clips)) for index in range(count)]
-    paths, asked = [], []
+    paths: list[Path] = []
+    asked: list[Asked] = []
     for start in tqdm(range(0, count, FILMED_AT_ONCE), desc="clips", disable=None):
         batch = clips[keys[start : start + FILMED_AT_ONCE]]
         for frames, waveform, wordings, truth in zip(

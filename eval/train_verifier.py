@@ -180,7 +180,7 @@ def main() -> None:
 
     def fit(name: str, network: nn.Module, examples: float, learning_rate: float, losses: Iterator[Tensor]) -> None:
         if name in ("locator", "body"):
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         train(network, max(10, int(args.rounds * examples / BATCH)), learning_rate, losses, name)
         verifier.save(args.output)
 
@@ -208,7 +208,7 @@ def cached_pairs(trajectories: list[Trajectory], count: int, seed: int, folder: 
     print(f"{count} pairs, {len(pairs['pieces'])} bodies close up: {time.process_time():.0f} CPU s", flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **pairs)
+        np.savez(path, **pairs)  # type: ignore[arg-type]
     return pairs
 
 

@@ -215,8 +215,8 @@ class Verifier(nn.Module):
             impacts_s = impact_times_s(told["impact"].numpy(), FRAME_RATE_HZ)
             sizes = [SIZES[index] for index in told["size"].argmax(1).tolist()][: len(tracks)]
             main = int(told["main"].argmax())
-            for listed in (tracks, sizes):
-                listed.insert(0, listed.pop(main))
+            tracks.insert(0, tracks.pop(main))
+            sizes.insert(0, sizes.pop(main))
         bodies = [
             {name: words[int(track.likelihoods(name).argmax())] for name, words in LOOKS.items()} | {"size": size}
             for track, size in zip(tracks, sizes, strict=True)

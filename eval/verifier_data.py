@@ -68,7 +68,7 @@ def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
     if not moments:
         return []
     places = projected(trajectory, look, np.array(moments))[0]
-    inside = ((places > 0) & (places < PICTURE)).all(-1)
+    inside = np.all((places > 0) & (places < PICTURE), axis=-1)
     return [moment for moment, row, bodies in zip(moments, inside, struck, strict=True) if row[bodies].any()]
 
 
@@ -128,8 +128,14 @@ def make_pairs(trajectories: list[Trajectory], count: int, seed: int) -> dict[st
                         piece = padded[row, shot, line : line + 2 * reach, column : column + 2 * reach]
                         pieces.append(piece.copy())
                         told.append([x - column, y - line, *facts[2:]])
-    close_up = {"pieces": np.stack(pieces), "told": np.array(told, np.float32)}
-    return {"pictures": pictures, "bodies": bodies, "floor": floor, "camera": camera} | close_up
+    return {
+        "pictures": pictures,
+        "bodies": bodies,
+        "floor": floor,
+        "camera": camera,
+        "pieces": np.stack(pieces),
+        "told": np.array(told, np.float32),
+    }
 
 
 def worn(pictures: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
