@@ -255,6 +255,8 @@ def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str,
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}: set optimizer=adamw")
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name and min(p.shape) >= 32]
+    if not matrices:
+        return {"adamw": adamw(parameters.values(), settings)}
     chosen = {id(p) for p in matrices}
     muon = torch.optim.Muon(
         matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"

@@ -150,7 +150,8 @@ def motion_loss(told: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
     loss = loss + 0.5 * F.cross_entropy(told["direction"], truth["direction"], ignore_index=-1)
     loss = loss + 0.5 * F.cross_entropy(told["main"], main, ignore_index=-1)
     loss = loss + 0.5 * F.cross_entropy(told["size"].flatten(0, 1), truth["size"].flatten(), ignore_index=-1)
-    return loss + 4 * F.binary_cross_entropy_with_logits(told["impact"], truth["impacts"])
+    rare = torch.tensor(3.0)  # few frames hold an impact
+    return loss + 3 * F.binary_cross_entropy_with_logits(told["impact"], truth["impacts"], pos_weight=rare)
 
 
 def motion_losses(network: MotionReader, tracks: dict[str, Tensor], batch: int, seed: int) -> Iterator[Tensor]:
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=Path, required=True, help="as vidgen.tabletop.physics writes them")
     parser.add_argument("--output", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--pairs", type=int, default=10000, help="pairs of stills to render")
-    parser.add_argument("--tracks", type=int, default=20000, help="clips whose tracks are made")
+    parser.add_argument("--tracks", type=int, default=30000, help="clips whose tracks are made")
     parser.add_argument("--rounds", type=float, default=1.0, help="how long to train, in times the usual")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="keep the rendered stills in this folder and use them again")
@@ -195,7 +196,7 @@ def main() -> None:
         fit("body", verifier.body, 5 * len(pairs["pieces"]), 3e-3, losses)
     if "motion" in parts:
         tracks = make_tracks(trajectories, args.tracks, 49, args.seed)
-        fit("motion", verifier.motion, 4 * args.tracks, 2e-3, motion_losses(verifier.motion, tracks, BATCH, args.seed))
+        fit("motion", verifier.motion, 6 * args.tracks, 2e-3, motion_losses(verifier.motion, tracks, BATCH, args.seed))
 
 
 def cached_pairs(trajectories: list[Trajectory], count: int, seed: int, folder: Path | None) -> dict[str, np.ndarray]:

@@ -38,6 +38,8 @@ from .networks import (
 )
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+SURE = 0.6
+"""What the detector is never this certain of is no body."""
 Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
 """A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
 
@@ -60,6 +62,14 @@ class Track:
             return self.places[-1]
         velocity = (self.places[-1] - self.places[-2]) / (self.frames[-1] - self.frames[-2])
         return self.places[-1] + velocity * gap
+
+    def absorb(self, other: "Track") -> None:
+        """Take in the frames of another track of the same body in which this one lacks it."""
+        mine = set(self.frames)
+        rows = list(zip(self.frames, self.places, self.scores, self.readings, strict=True))
+        more = zip(other.frames, other.places, other.scores, other.readings, strict=True)
+        rows = sorted(rows + [row for row in more if row[0] not in mine], key=lambda row: row[0])
+        self.frames, self.places, self.scores, self.readings = (list(column) for column in zip(*rows, strict=True))
 
     def likelihoods(self, name: str) -> np.ndarray:
         """Probabilities over ``LOOKS[name]``: the mean of the log-probabilities, by the detector's certainty."""
@@ -139,8 +149,32 @@ def link(found: list[list[Finding]]) -> list[Track]:
                 tracks.append(Track([], [], [], []))
                 _extend(tracks[-1], frame, finding)
     enough = max(2, 0.08 * len(found)) if len(found) > 1 else 1
-    kept = [track for track in tracks if len(track.frames) >= enough and sum(track.scores) >= 0.5 * enough]
+    whole: list[Track] = []
+    for track in sorted(tracks, key=lambda track: -sum(track.scores)):
+        likely = [other for other in whole if _is_piece_of(track, other)]
+        if likely:
+            likely[0].absorb(track)
+        else:
+            whole.append(track)
+    kept = [t for t in whole if len(t.frames) >= enough and sum(t.scores) >= 0.5 * enough and max(t.scores) >= SURE]
     return sorted(kept, key=lambda track: -sum(track.scores))[: MAX_BODIES + 1]
+
+
+def _is_piece_of(track: Track, other: Track) -> bool:
+    """Whether both are of one colour and hardly ever seen at once: one body, lost and found again."""
+    if track.likelihoods("colour").argmax() != other.likelihoods("colour").argmax():
+        return False
+    return len(set(track.frames) & set(other.frames)) <= 0.3 * min(len(track.frames), len(other.frames))
+
+
+def distinct(findings: list[Finding]) -> list[Finding]:
+    """The findings of one picture without those that mean the same body as a more certain one."""
+    kept: list[Finding] = []
+    for finding in sorted(findings, key=lambda finding: -finding[1]):
+        reach = 0.6 * float(finding[2]["extent"][0])
+        if all(float(np.linalg.norm(finding[0] - other[0])) > reach for other in kept):
+            kept.append(finding)
+    return kept
 
 
 def _extend(track: Track, frame: int, finding: Finding) -> None:
@@ -248,7 +282,7 @@ class Verifier(nn.Module):
             for index, at in enumerate(frame.tolist()):
                 reading = {name: values[index] for name, values in readings.items()}
                 found[at].append((places[index], scores[index], reading))
-        return found, int(maps["floor"].log_softmax(1).mean(0).argmax())
+        return [distinct(findings) for findings in found], int(maps["floor"].log_softmax(1).mean(0).argmax())
 
     def _camera(self, pictures: Tensor) -> int:
         """Index of the camera's motion: the mean verdict over pairs of pictures; a short clip is taken to be static."""

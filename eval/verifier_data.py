@@ -29,8 +29,8 @@ from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, 
 from .verifier import track_features
 
 RENDERED_AT_ONCE = 256
-VISIBLE_M_S = 0.6
-"""Impacts that change a body's speed by less are not asked to be seen."""
+VISIBLE_M_S = {True: 0.6, False: 0.25}
+"""Impacts that change a body's speed by less are not asked to be seen; on the floor, and between bodies."""
 JITTER = 4
 """Pixels by which a body's centre may be missed when it is cut out."""
 TOLD = ("x", "y", "half_size", "upright", "colour", "shape", "material")
@@ -62,7 +62,7 @@ def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
     for contact in trajectory.contacts:
         bodies = [index for index in (contact.body, contact.other) if index >= 0]
         masses = [DENSITY_KG_M3[trajectory.bodies[i].material] * _volume_m3(trajectory.bodies[i]) for i in bodies]
-        if contact.impulse_ns / min(masses) >= VISIBLE_M_S:
+        if contact.impulse_ns / min(masses) >= VISIBLE_M_S[contact.other < 0]:
             moments.append(contact.time_s)
             struck.append(bodies)
     if not moments:

@@ -114,8 +114,8 @@ PRESETS = {
                         learning_rate=8e-4, kl_weight=2e-4, cooldown=0.4),
         audio=AudioConfig(steps=700, batch_size=8),
         dit=DiTConfig(steps=1500, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
-                      mixed_precision="bf16",
-                      shared_noise=0.95, cached_clips=2048, log_every=10, checkpoint_every=50),
+                      mixed_precision="bf16", shared_noise=0.95, video_shift=2.5, cached_clips=2048, log_every=10,
+                      checkpoint_every=50),
     ),
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
