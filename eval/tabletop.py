@@ -17,7 +17,8 @@ from .verifier import Seen, Verifier
 IN_SYNC_S = 0.080
 SILENT_PEAK = 0.02
 """What stays below this is silence; a codec's noise does."""
-ONSET_FLOOR_DB = -40.0
+ONSET_RISE_DB = 1.5
+"""A little below the usual: soft bodies that meet while one rolls are hardly louder than the rolling."""
 
 OF_A_BODY = ("colour", "material", "shape", "size")
 CHANCE = {
@@ -61,7 +62,7 @@ def observe(
     if waveform is not None and waveform.size:
         peak = float(np.abs(waveform).max())
         if peak >= SILENT_PEAK:
-            heard_s = onset_times_s(waveform, sample_rate_hz, floor_db=ONSET_FLOOR_DB)
+            heard_s = onset_times_s(waveform, sample_rate_hz, threshold_db=ONSET_RISE_DB)
     return Observation(seen, heard_s, peak, len(frames) / float(frame_rate))
 
 

@@ -168,12 +168,19 @@ def _is_piece_of(track: Track, other: Track) -> bool:
 
 
 def distinct(findings: list[Finding]) -> list[Finding]:
-    """The findings of one picture without those that mean the same body as a more certain one."""
+    """The findings of one picture without those that mean the same body as a more certain one.
+
+    Two bodies may look as near to each other as their half size, where one is behind the other; two of one colour are
+    taken for one body as far as they would touch.
+    """
     kept: list[Finding] = []
-    for finding in sorted(findings, key=lambda finding: -finding[1]):
-        reach = 0.6 * float(finding[2]["extent"][0])
-        if all(float(np.linalg.norm(finding[0] - other[0])) > reach for other in kept):
-            kept.append(finding)
+    for place, score, reading in sorted(findings, key=lambda finding: -finding[1]):
+        for other, _, known in kept:
+            alike = reading["colour"].argmax() == known["colour"].argmax()
+            if np.linalg.norm(place - other) < (1.5 if alike else 0.8) * float(known["extent"][0]):
+                break
+        else:
+            kept.append((place, score, reading))
     return kept
 
 
