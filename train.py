@@ -66,6 +66,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
+    parser.add_argument(
+        "--latents", type=Path, help="dit: folder of the latent cache, made if missing (OUTPUT/latents)"
+    )
     parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="dit: prompts of the sample sheets")
     return parser.parse_args()
@@ -465,12 +468,17 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return vae.to_latents(to_float(batch["video"].to(device))), codec.to_latents(batch["audio"].to(device))
 
-    cache = args.output / "latents"
+    cache = args.latents or args.output / "latents"
     if accelerator.is_main_process and not (cache / "index.json").exists():
         clips = open_clips(args.data, spec, settings, accelerator)
         cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
     accelerator.wait_for_everyone()
-    dataset = LatentClips(cache, seed=settings.seed, caption_dropout=settings.caption_dropout)
+    dataset = LatentClips(
+        cache,
+        seed=settings.seed,
+        caption_dropout=settings.caption_dropout,
+        latent_frames=settings.latent_frames,
+    )
 
     transformer = load_or_make(
         JointDiT,
@@ -484,6 +492,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         patch=settings.patch,
         text_layers=settings.text_layers,
     )
+    if settings.latent_frames:
+        for part in (transformer.audio_in, transformer.audio_head):
+            part.requires_grad_(False)  # there is no sound to learn from
     flow = FlowConfig(
         video_shift=settings.video_shift,
         audio_shift=settings.audio_shift,
@@ -501,11 +512,11 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         return flow_loss(
             model,
             batch["video"],
-            batch["audio"],
+            batch.get("audio"),
             text,
             text_mask=text_mask,
-            has_audio=batch["has_audio"],
-            video_times_s=video_times_s,
+            has_audio=batch.get("has_audio"),
+            video_times_s=video_times_s[batch["frames"]] if "frames" in batch else video_times_s,
             audio_times_s=audio_times_s,
             seeds=batch["seeds"],
             config=flow,

@@ -114,6 +114,25 @@ def test_captions_are_dropped_at_the_rate_asked_for(tmp_path):
     assert set(captions) == {"", "clip 0"}
 
 
+def test_single_latent_frames_are_those_of_the_clip_in_order(tmp_path):
+    def encode_frames(batch):
+        places = torch.arange(7.0).view(1, 1, 7, 1, 1) + 100 * batch["number"].view(-1, 1, 1, 1, 1)
+        return places.expand(-1, 2, -1, 3, 3), batch["number"].view(-1, 1, 1)
+
+    cache_latents(Numbered(4), 4, encode_frames, tmp_path)
+    clips = LatentClips(tmp_path, latent_frames=2)
+    keys = [(draw % 4, draw) for draw in range(400)]
+    batch = clips[keys]
+    assert batch["video"].shape == (400, 2, 2, 3, 3)
+    assert "audio" not in batch
+    expected = 100.0 * torch.tensor([index for index, _ in keys])[:, None] + batch["frames"]
+    assert torch.equal(batch["video"][:, 0, :, 0, 0], expected)
+    assert (batch["frames"][:, 0] < batch["frames"][:, 1]).all()
+    assert torch.bincount(batch["frames"].flatten(), minlength=7).min() > 70  # 114 expected of each
+    with pytest.raises(InputError, match="latent_frames"):
+        LatentClips(tmp_path, latent_frames=8)
+
+
 def test_an_incomplete_or_damaged_cache_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"index\.json"):
         LatentClips(tmp_path)

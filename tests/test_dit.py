@@ -68,6 +68,20 @@ def test_video_and_audio_share_the_time_axis():
     assert torch.equal(video, audio)
 
 
+def test_each_clip_of_a_batch_may_have_its_own_times():
+    model, shifts = tiny(), torch.tensor([[0.0], [0.9]])
+    times = {"video_times_s": VIDEO_TIMES_S + shifts, "audio_times_s": AUDIO_TIMES_S + shifts}
+    together = answer(model, **times)
+    for clip in range(2):
+        own = {name: value[clip : clip + 1] for name, value in inputs().items() if name in ("video", "audio", "text")}
+        own |= {name: value[clip] for name, value in times.items()}
+        alone = answer(model, **own, text_mask=None)
+        assert same(alone, [stream[clip : clip + 1] for stream in together])
+    assert not same(together, answer(model), atol=1e-3)
+    only_video = answer(model, video_times_s=times["video_times_s"])
+    assert same([only_video[0][:1]], [answer(model)[0][:1]])
+
+
 def test_neighbouring_audio_latents_are_told_apart_without_wrapping():
     fastest = audio_angles(torch.tensor([0.0, 0.04]), 64)[1].max()
     assert 1 < fastest < torch.pi

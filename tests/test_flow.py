@@ -22,7 +22,7 @@ class Recorder(torch.nn.Module):
 
     def forward(self, video, audio, text, **rest):
         self.video, self.audio, self.rest = video, audio, rest
-        return torch.zeros_like(video), torch.zeros_like(audio)
+        return torch.zeros_like(video), None if audio is None else torch.zeros_like(audio)
 
 
 def loss_of(model, video, audio, seeds, config, has_audio=None):
@@ -181,3 +181,16 @@ def test_two_halves_of_a_batch_average_to_the_whole():
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(InputError):
         FlowConfig(**wrong)
+
+
+def test_without_audio_the_picture_is_learned_as_with_it():
+    video, audio = torch.randn(3, *VIDEO), torch.randn(3, *AUDIO)
+    config = FlowConfig(shared=1, per_modality=0, per_frame=0, video_weight=2.0)
+    alone, both = Recorder(), Recorder()
+    loss, parts = loss_of(alone, video, None, [1, 2, 3], config)
+    _, parts_of_both = loss_of(both, video, audio, [1, 2, 3], config)
+    assert alone.audio is None and alone.rest["audio_sigma"] is None
+    assert torch.equal(alone.video, both.video)
+    assert set(parts) == {"video"}
+    assert parts["video"] == pytest.approx(float(parts_of_both["video"]))
+    assert loss == pytest.approx(2 * float(parts["video"]))

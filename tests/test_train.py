@@ -106,6 +106,10 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     run(monkeypatch, *command("audio", recordings, audio, *steps, "window_s=0.25"))
     small = ("num_frames=5", "height=32", "width=32", "model_width=32", "depth=1", "cached_clips=6", "batch_size=8")
     models = ("--vae", vae / "model", "--codec", audio / "model", "--prompt", "bikes pass by")
+    models += ("--latents", tmp_path / "latents")
+    frames = tmp_path / "frames"
+    run(monkeypatch, *command("dit", recordings, frames, *small, "steps=2", "latent_frames=1"), *models)
+    models += ("--init", frames / "model" / "transformer")
     run(monkeypatch, *command("dit", recordings, dit, *small, *steps, "shared_noise=1"), *models)
     for output in (vae, audio, dit):
         curve = losses(output)

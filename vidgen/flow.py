@@ -150,13 +150,13 @@ def sample_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.devic
 def flow_loss(
     model: nn.Module,
     video: Tensor,
-    audio: Tensor,
+    audio: Tensor | None,
     text: Tensor,
     *,
     text_mask: Tensor | None = None,
     has_audio: Tensor | None = None,
     video_times_s: Tensor,
-    audio_times_s: Tensor,
+    audio_times_s: Tensor | None,
     seeds: Sequence[int],
     config: FlowConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -167,30 +167,36 @@ def flow_loss(
 
     Args:
         model: a ``JointDiT`` or anything that is called like it.
-        video, audio: clean normalised latents (B, C, t, h, w) and (B, C_a, L).
+        video, audio: clean normalised latents (B, C, t, h, w) and (B, C_a, L); without audio, pictures are learned
+            alone.
         text, text_mask: features (B, S, D) and bool (B, S).
         has_audio: bool (B,); None if every sample has sound. The audio latents of a sample without are not looked at.
-        video_times_s, audio_times_s: (t,) and (L,).
+        video_times_s, audio_times_s: (t,) and (L,), or (B, t) and (B, L).
         seeds: one a sample.
 
     Returns:
         The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted.
     """
-    draws = [draw_noise(seed, video.shape[1:], audio.shape[1:], config) for seed in seeds]
+    audio_shape = (0, 0) if audio is None else audio.shape[1:]
+    draws = [draw_noise(seed, video.shape[1:], audio_shape, config) for seed in seeds]
     video_noise = torch.stack([draw.video for draw in draws]).to(video)
-    audio_noise = torch.stack([draw.audio for draw in draws]).to(audio)
     video_sigma = torch.stack([draw.video_sigma for draw in draws]).to(video)
-    audio_sigma = torch.stack([draw.audio_sigma for draw in draws]).to(audio)
-    audio_counts = audio_sigma > 0
-    if has_audio is not None:
-        # A clip without sound shows the model pure noise: what is unknown looks as at the start of sampling.
-        silent = ~has_audio[:, None]
-        audio_sigma = audio_sigma.masked_fill(silent, 1.0)
-        audio_counts = audio_counts & ~silent
+    noisy_video = interpolate(video, video_noise, video_sigma[:, None, :, None, None])
+    noisy_audio, audio_sigma = None, None
+    if audio is not None:
+        audio_noise = torch.stack([draw.audio for draw in draws]).to(audio)
+        audio_sigma = torch.stack([draw.audio_sigma for draw in draws]).to(audio)
+        audio_counts = audio_sigma > 0
+        if has_audio is not None:
+            # A clip without sound shows the model pure noise: what is unknown looks as at the start of sampling.
+            silent = ~has_audio[:, None]
+            audio_sigma = audio_sigma.masked_fill(silent, 1.0)
+            audio_counts = audio_counts & ~silent
+        noisy_audio = interpolate(audio, audio_noise, audio_sigma[:, None])
 
     video_velocity, audio_velocity = model(
-        interpolate(video, video_noise, video_sigma[:, None, :, None, None]),
-        interpolate(audio, audio_noise, audio_sigma[:, None]),
+        noisy_video,
+        noisy_audio,
         text,
         text_mask=text_mask,
         video_sigma=video_sigma[:, :, None, None],
@@ -199,13 +205,13 @@ def flow_loss(
         audio_times_s=audio_times_s,
     )
     video_error = (video_velocity.float() - velocity_target(video, video_noise)).square().mean((1, 3, 4))
-    audio_error = (audio_velocity.float() - velocity_target(audio, audio_noise)).square().mean(1)
-    video_counts = video_sigma > 0
-    video_error = video_error.where(video_counts, 0)
-    audio_error = audio_error.where(audio_counts, 0)
-    loss = config.video_weight * video_error.mean() + config.audio_weight * audio_error.mean()
-    parts = {
-        "video": video_error.detach().sum() / video_counts.sum().clamp(min=1),
-        "audio": audio_error.detach().sum() / audio_counts.sum().clamp(min=1),
-    }
+    errors = {"video": (video_error, video_sigma > 0, config.video_weight)}
+    if audio is not None:
+        audio_error = (audio_velocity.float() - velocity_target(audio, audio_noise)).square().mean(1)
+        errors["audio"] = (audio_error, audio_counts, config.audio_weight)
+    loss, parts = video.new_zeros(()), {}
+    for name, (error, counts, weight) in errors.items():
+        error = error.where(counts, 0)
+        loss = loss + weight * error.mean()
+        parts[name] = error.detach().sum() / counts.sum().clamp(min=1)
     return loss, parts

@@ -69,12 +69,15 @@ class LatentClips(Dataset):
     A batch: ``video`` float32 (B, C, t, h, w), ``audio`` float32 (B, C_a, L), ``has_audio`` bool (B,), ``captions``
     list[str] (one of the clip's wordings each; empty at the rate ``caption_dropout``).
 
+    With ``latent_frames`` = n > 0 a sample shows n latent frames of its clip, chosen at random, in order, and no sound:
+    ``video`` is (B, C, n, h, w), ``frames`` int (B, n) tells which they are, and there is no ``audio``.
+
     Raises:
         InputError: the cache is incomplete or damaged.
     """
 
-    def __init__(self, folder: Path, *, seed: int = 0, caption_dropout: float = 0.0) -> None:
-        self.seed, self.caption_dropout = seed, caption_dropout
+    def __init__(self, folder: Path, *, seed: int = 0, caption_dropout: float = 0.0, latent_frames: int = 0) -> None:
+        self.seed, self.caption_dropout, self.latent_frames = seed, caption_dropout, latent_frames
         if not (folder / "index.json").is_file():
             raise InputError(f"{folder} has no index.json: the latent cache is incomplete")
         names = json.loads((folder / "index.json").read_text())["shards"]
@@ -89,17 +92,25 @@ class LatentClips(Dataset):
             except (SafetensorError, FileNotFoundError) as error:
                 raise InputError(f"{folder / name} is damaged or missing: delete it and cache again") from error
         self.video, self.audio, self.has_audio = (torch.cat(parts) for parts in tensors.values())
+        if not 0 <= latent_frames <= self.video.shape[2]:
+            raise InputError(f"latent_frames is 0 (all) or up to {self.video.shape[2]}, not {latent_frames}")
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
         indices = [index for index, _ in keys]
-        captions = []
+        captions, frames = [], []
         for index, draw in keys:
             rng = np.random.default_rng((self.seed, draw))
             wording = self.captions[index][rng.integers(len(self.captions[index]))]
             captions.append("" if rng.random() < self.caption_dropout else wording)
+            if self.latent_frames:
+                frames.append(np.sort(rng.choice(self.video.shape[2], self.latent_frames, replace=False)))
+        if self.latent_frames:
+            chosen = torch.from_numpy(np.stack(frames))
+            video = torch.stack([self.video[index][:, rows] for index, rows in zip(indices, chosen, strict=True)])
+            return {"video": video.float(), "frames": chosen, "captions": captions}
         return {
             "video": self.video[indices].float(),
             "audio": self.audio[indices].float(),

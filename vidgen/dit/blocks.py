@@ -36,12 +36,14 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, N, width) to the same; ``cos`` and ``sin`` are (N, head_dim / 2)."""
+        """(B, N, width) to the same; ``cos`` and ``sin`` are (N, head_dim / 2), or (B, N, head_dim / 2)."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_dim)
         query_key, value = qkv[:, :, :2], qkv[:, :, 2]
         query_key = F.layer_norm(query_key, (self.head_dim,), eps=NORM_EPS)
-        query, key = apply_rotary(query_key, cos[:, None, None], sin[:, None, None]).to(value.dtype).unbind(2)
+        # One angle serves query and key of all heads.
+        query_key = apply_rotary(query_key, cos[..., None, None, :], sin[..., None, None, :])
+        query, key = query_key.to(value.dtype).unbind(2)
         return self.proj(attention(query, key, value, mask).reshape(batch, tokens, width))
 
 

@@ -136,7 +136,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             video_sigma: noise levels in [0, 1], broadcastable to (B, t, h, w); a token of several latents is told their
                 mean.
             audio_sigma: noise levels in [0, 1], broadcastable to (B, L).
-            video_times_s, audio_times_s: (t,) and (L,) in seconds, from ``ClipSpec``.
+            video_times_s, audio_times_s: (t,) and (L,) in seconds, from ``ClipSpec``; or (B, t) and (B, L).
 
         Raises:
             InputError: both modalities are None, a noise level or the times are missing, or a shape does not fit.
@@ -159,10 +159,12 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             levels.append(sigma.expand(batch, -1))
         tokens.append(text_tokens)
         angles.append(angles[0].new_zeros(text_tokens.shape[1], self.head_dim // 2))
+        if any(part.ndim == 3 for part in angles):
+            angles = [part.expand(batch, -1, -1) for part in angles]
 
         x = torch.cat(tokens, dim=1)
         sizes = [part.shape[1] for part in tokens]
-        all_angles = torch.cat(angles)
+        all_angles = torch.cat(angles, dim=-2)
         cos, sin = all_angles.cos(), all_angles.sin()
         if mask is not None:
             mask = F.pad(mask, (x.shape[1] - mask.shape[1], 0), value=True)[:, None, None]
@@ -211,7 +213,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise InputError("video latents need video_sigma and video_times_s")
         if sigma.ndim != 4 or any(size not in (1, full) for size, full in zip(sigma.shape, _sites(video), strict=True)):
             raise InputError(f"video_sigma {tuple(sigma.shape)} does not broadcast to (B, t, h, w) = {_sites(video)}")
-        if times_s.shape != video.shape[2:3]:
+        if times_s.shape not in (video.shape[2:3], video.shape[0:3:2]):
             raise InputError(f"{video.shape[2]} latent frames need as many video_times_s, not {tuple(times_s.shape)}")
         return sigma, times_s
 
@@ -222,7 +224,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise InputError("audio latents need audio_sigma and audio_times_s")
         if sigma.ndim != 2 or any(size not in (1, full) for size, full in zip(sigma.shape, _sites(audio), strict=True)):
             raise InputError(f"audio_sigma {tuple(sigma.shape)} does not broadcast to (B, L) = {_sites(audio)}")
-        if times_s.shape != audio.shape[2:3]:
+        if times_s.shape not in (audio.shape[2:3], audio.shape[0:3:2]):
             raise InputError(f"{audio.shape[2]} audio latents need as many audio_times_s, not {tuple(times_s.shape)}")
         return sigma, times_s
 

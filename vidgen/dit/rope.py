@@ -24,7 +24,7 @@ def _frequencies(highest: float, lowest: float, count: int, device: torch.device
 
 
 def position_angles(times_s: Tensor, y: Tensor, x: Tensor, head_dim: int) -> Tensor:
-    """Angles (N, head_dim / 2) of N tokens at ``times_s`` seconds and at ``y``, ``x`` tokens from the picture's centre.
+    """Angles (…, N, head_dim / 2) of N tokens at ``times_s`` seconds and ``y``, ``x`` tokens from the picture's centre.
 
     Raises:
         ValueError: ``head_dim`` is not a multiple of 8.
@@ -35,19 +35,20 @@ def position_angles(times_s: Tensor, y: Tensor, x: Tensor, head_dim: int) -> Ten
     time_frequencies = _frequencies(MAX_TIME_HZ, MIN_TIME_HZ, 2 * quarter, times_s.device)
     space_frequencies = _frequencies(1 / SHORTEST_PERIOD_TOKENS, 1 / LONGEST_PERIOD_TOKENS, quarter, times_s.device)
     axes = ((times_s, time_frequencies), (y, space_frequencies), (x, space_frequencies))
-    return torch.cat([position.float()[:, None] * frequencies for position, frequencies in axes], dim=1)
+    return torch.cat([position.float()[..., None] * frequencies for position, frequencies in axes], dim=-1)
 
 
 def video_angles(times_s: Tensor, height: int, width: int, head_dim: int) -> Tensor:
-    """Angles (t·height·width, head_dim / 2) of video tokens in (t, y, x) order; ``times_s`` (t,) in seconds."""
+    """Angles (…, t·height·width, head_dim / 2) of video tokens in (t, y, x) order; ``times_s`` (…, t) in seconds."""
     y = torch.arange(height, device=times_s.device) - (height - 1) / 2
     x = torch.arange(width, device=times_s.device) - (width - 1) / 2
-    grid_times_s, grid_y, grid_x = torch.meshgrid(times_s, y, x, indexing="ij")
-    return position_angles(grid_times_s.flatten(), grid_y.flatten(), grid_x.flatten(), head_dim)
+    grid = (*times_s.shape, height, width)
+    places = (times_s[..., None, None], y[:, None], x)
+    return position_angles(*(place.expand(grid).flatten(-3) for place in places), head_dim)
 
 
 def audio_angles(times_s: Tensor, head_dim: int) -> Tensor:
-    """Angles (L, head_dim / 2) of audio tokens at ``times_s`` (L,): they have no place in the picture."""
+    """Angles (…, L, head_dim / 2) of audio tokens at ``times_s`` (…, L): they have no place in the picture."""
     nowhere = torch.zeros_like(times_s)
     return position_angles(times_s, nowhere, nowhere, head_dim)
 
