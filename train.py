@@ -66,9 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
-    parser.add_argument(
-        "--latents", type=Path, help="dit: folder of the latent cache, made if missing (OUTPUT/latents)"
-    )
+    parser.add_argument("--latents", type=Path, help="dit: latent cache, made if missing (OUTPUT/latents)")
     parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="dit: prompts of the sample sheets")
     return parser.parse_args()

@@ -189,7 +189,8 @@ def test_without_audio_the_picture_is_learned_as_with_it():
     alone, both = Recorder(), Recorder()
     loss, parts = loss_of(alone, video, None, [1, 2, 3], config)
     _, parts_of_both = loss_of(both, video, audio, [1, 2, 3], config)
-    assert alone.audio is None and alone.rest["audio_sigma"] is None
+    assert alone.audio is None
+    assert alone.rest["audio_sigma"] is None
     assert torch.equal(alone.video, both.video)
     assert set(parts) == {"video"}
     assert parts["video"] == pytest.approx(float(parts_of_both["video"]))

@@ -90,8 +90,8 @@ class DiTConfig(TrainConfig):
     shared_noise: float = 0.9
     """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
     latent_frames: int = 0
-    """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip. Single
-    frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips (``--init``).
+    """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip.
+    Single frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips.
     """
     cached_clips: int = 0
     """How many clips to encode into the latent cache; 0 takes every clip of the data once."""
