@@ -43,8 +43,8 @@ def video_angles(times_s: Tensor, height: int, width: int, head_dim: int) -> Ten
     y = torch.arange(height, device=times_s.device) - (height - 1) / 2
     x = torch.arange(width, device=times_s.device) - (width - 1) / 2
     grid = (*times_s.shape, height, width)
-    places = (times_s[..., None, None], y[:, None], x)
-    return position_angles(*(place.expand(grid).flatten(-3) for place in places), head_dim)
+    at_s, rows, columns = (place.expand(grid).flatten(-3) for place in (times_s[..., None, None], y[:, None], x))
+    return position_angles(at_s, rows, columns, head_dim)
 
 
 def audio_angles(times_s: Tensor, head_dim: int) -> Tensor:

@@ -1,0 +1,307 @@
+"""The stages of training: what each learns, from which data, and what it shows and leaves behind.
+
+``train.py`` runs them; a stage is a network with its data, its loss, a sheet of samples and an ending.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from . import config
+from .clip import ClipSpec
+from .data.source import open_clips, to_float, to_uint8
+from .errors import InputError
+
+Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+"""Model and batch in; the loss and its parts out."""
+
+
+@dataclasses.dataclass
+class Stage:
+    """What the training loop needs to know of a stage."""
+
+    model: nn.Module
+    dataset: Dataset
+    loss: Loss
+    sheet: Callable[[Any, Path], None]
+    """Draw what the given (averaged) model does now into a PNG."""
+    finish: Callable[[Any, Path], None]
+    """Save the given (averaged) model into a folder, ready for use."""
+    discriminator: nn.Module | None = None
+    discriminator_loss: Loss | None = None
+
+
+def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator: Accelerator) -> Stage:
+    from .vae3d.autoencoder import SpacetimeVAE
+    from .vae3d.losses import VAELossWeights, VideoDiscriminator, discriminator_loss, vae_loss
+
+    vae = load_or_make(SpacetimeVAE, args.init, latent_channels=settings.latent_channels, width=settings.model_width,
+                       encoder_depth=settings.depth, decoder_depth=settings.depth)  # fmt: skip
+    spec = clip_spec(settings, num_frames=settings.window_frames)
+    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False)
+    weights = VAELossWeights(
+        l1=settings.l1_weight,
+        l2=settings.l2_weight,
+        perceptual=settings.perceptual_weight,
+        temporal=settings.temporal_weight,
+        kl=settings.kl_weight,
+        adversarial=settings.adversarial_weight,
+    )
+    discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        if settings.crop:
+            batch["video"] = random_crops(batch["video"], settings.crop, batch["seeds"])
+        loss, parts = vae_loss(model, to_float(batch["video"]), weights, generators(batch), discriminator)
+        batch["reconstruction"] = parts.pop("reconstruction")
+        return loss, parts
+
+    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return discriminator_loss(model, to_float(batch["video"]), batch["reconstruction"])
+
+    @torch.no_grad()
+    def sheet(average: Any, path: Path) -> None:
+        from .media import contact_sheet, save_sheet
+
+        rows = []
+        for clip in dataset[held_back_keys(dataset, 3)]["video"]:
+            reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
+            decibels = psnr_db(to_uint8(reconstruction), clip)
+            for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
+                rows.append(contact_sheet(frames.cpu().numpy(), None, settings.sample_rate_hz, title))
+        save_sheet(path, rows)
+
+    @torch.no_grad()
+    def finish(average: Any, folder: Path) -> None:
+        latents = []
+        for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
+            batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
+            latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
+        mean, std = channel_statistics(torch.cat(latents))
+        scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
+        average.set_latent_statistics(mean, std / scale)
+        average.half().save_pretrained(folder)
+
+    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss)
+
+
+def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelerator: Accelerator) -> Stage:
+    from .audio_sync.codec import AudioCodec
+    from .audio_sync.losses import CodecLossWeights, SpectralDiscriminator, codec_loss, discriminator_loss
+
+    codec = load_or_make(
+        AudioCodec, args.init, latent_channels=settings.latent_channels, sample_rate_hz=settings.sample_rate_hz
+    )
+    spec = clip_spec(settings, num_frames=round(settings.window_s * settings.frame_rate))
+    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_video=False)
+    weights = CodecLossWeights(kl=settings.kl_weight, adversarial=settings.adversarial_weight)
+    discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+        batch["reconstruction"] = parts.pop("reconstruction")
+        return loss, parts
+
+    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return discriminator_loss(model, batch["audio"], batch["reconstruction"])
+
+    @torch.no_grad()
+    def sheet(average: Any, path: Path) -> None:
+        from .media import contact_sheet, save_sheet
+
+        rows = []
+        for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
+            decoded = average(waveform[None].to(accelerator.device))[0][0]
+            for title, sound in (("sound", waveform), ("decoded", decoded)):
+                rows.append(contact_sheet(None, sound[0].cpu().numpy(), settings.sample_rate_hz, title))
+        save_sheet(path, rows)
+
+    @torch.no_grad()
+    def finish(average: Any, folder: Path) -> None:
+        latents = []
+        for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
+            batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
+            latents.append(average.encode(batch["audio"].to(accelerator.device)).mode())
+        average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
+        average.half().save_pretrained(folder)
+
+    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss)
+
+
+def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
+    from .audio_sync.codec import AudioCodec
+    from .data.latents import LatentClips, cache_latents
+    from .dit.model import JointDiT
+    from .flow import FlowConfig, flow_loss
+    from .text import load_text_encoder
+    from .vae3d.autoencoder import SpacetimeVAE
+
+    if args.vae is None or args.codec is None:
+        raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
+    device = accelerator.device
+    vae = load_frozen(SpacetimeVAE, args.vae).to(device)
+    codec = load_frozen(AudioCodec, args.codec).to(device)
+    text_encoder = load_text_encoder(args.text).to(device)
+    spec = clip_spec(settings)
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return vae.to_latents(to_float(batch["video"].to(device))), codec.to_latents(batch["audio"].to(device))
+
+    cache = args.latents or args.output / "latents"
+    if accelerator.is_main_process and not (cache / "index.json").exists():
+        clips = open_clips(args.data, spec, **source(settings, accelerator))
+        cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
+    accelerator.wait_for_everyone()
+    dataset = LatentClips(
+        cache,
+        seed=settings.seed,
+        caption_dropout=settings.caption_dropout,
+        latent_frames=settings.latent_frames,
+    )
+
+    transformer = load_or_make(
+        JointDiT,
+        args.init,
+        video_channels=vae.config.latent_channels,
+        audio_channels=codec.config.latent_channels,
+        text_dim=text_encoder.dim,
+        width=settings.model_width,
+        depth=settings.depth,
+        heads=settings.heads,
+        patch=settings.patch,
+        text_layers=settings.text_layers,
+    )
+    if settings.latent_frames:
+        for part in (transformer.audio_in, transformer.audio_head):
+            part.requires_grad_(False)  # there is no sound to learn from
+    flow = FlowConfig(
+        video_shift=settings.video_shift,
+        audio_shift=settings.audio_shift,
+        video_weight=settings.video_weight,
+        audio_weight=settings.audio_weight,
+        shared=settings.shared_noise,
+        per_modality=(1 - settings.shared_noise) / 2,
+        per_frame=(1 - settings.shared_noise) / 2,
+    )
+    video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
+    audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        text, text_mask = text_encoder.encode(batch["captions"])
+        return flow_loss(
+            model,
+            batch["video"],
+            batch.get("audio"),
+            text,
+            text_mask=text_mask,
+            has_audio=batch.get("has_audio"),
+            video_times_s=video_times_s[batch["frames"]] if "frames" in batch else video_times_s,
+            audio_times_s=audio_times_s,
+            seeds=batch["seeds"],
+            config=flow,
+        )
+
+    def pipeline(average: Any) -> Any:
+        from .pipeline import VidGenPipeline
+
+        shifts = (settings.video_shift, settings.audio_shift)
+        version = f"{args.config}, {settings.steps} steps"
+        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
+
+    def sheet(average: Any, path: Path) -> None:
+        from .media import contact_sheet, save_sheet
+
+        prompts = args.prompt or [wordings[0] for wordings in dataset.captions[:4]]
+        made = pipeline(average)(prompts, generator=[torch.Generator().manual_seed(n) for n in range(len(prompts))])
+        clips = zip(prompts, made.frames, made.audio, strict=True)
+        save_sheet(path, [contact_sheet(frames, sound, spec.sample_rate_hz, text) for text, frames, sound in clips])
+
+    def finish(average: Any, folder: Path) -> None:
+        pipeline(average).save_pretrained(folder)
+
+    return Stage(transformer, dataset, loss, sheet, finish)
+
+
+def clip_spec(settings: config.TrainConfig, num_frames: int | None = None) -> ClipSpec:
+    rate = Fraction(settings.frame_rate).limit_denominator(1001)
+    frames = num_frames or settings.num_frames
+    return ClipSpec(frames, settings.height, settings.width, rate, settings.sample_rate_hz)
+
+
+def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """Seed and device of the clips: loading processes draw on the CPU."""
+    return {"seed": settings.seed, "device": accelerator.device if settings.workers == 0 else "cpu"}
+
+
+def load_or_make(network: Any, folder: Path | None, **arguments: Any) -> Any:
+    """Weights to go on from, or a new network."""
+    if folder is None:
+        return network(**arguments)
+    from .pipeline import load_network
+
+    return load_network(network, folder)
+
+
+def load_frozen(network: Any, folder: Path) -> Any:
+    from .pipeline import load_network
+
+    return load_network(network, folder).requires_grad_(False)
+
+
+def psnr_db(frames: Tensor, reference: Tensor) -> float:
+    error = (frames.float() - reference.to(frames.device).float()).square().mean()
+    return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
+
+
+def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of latents (B, C, …)."""
+    values = latents.float().movedim(1, 0).flatten(1)
+    return values.mean(1), values.std(1)
+
+
+@torch.no_grad()
+def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
+    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
+
+    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
+    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
+    denoising decides coarse things first, as it does in pixels.
+    """
+    decoded = vae.decode(latents)
+    effect = torch.empty_like(std)
+    for channel in range(len(std)):
+        moved = latents.clone()
+        moved[:, channel] += std[channel]
+        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
+    scale = effect**power
+    return scale / scale.square().mean().sqrt()
+
+
+def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
+    """A square of each clip (B, T, H, W, 3), placed at random by the sample's own seed."""
+    crops = []
+    for clip, seed in zip(video, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
+        crops.append(clip[:, top : top + size, left : left + size])
+    return torch.stack(crops)
+
+
+def generators(batch: dict[str, Any]) -> list[torch.Generator]:
+    """One generator a sample, so that a sample's noise does not depend on the batch that it is in."""
+    return [torch.Generator().manual_seed(seed) for seed in batch["seeds"]]
+
+
+def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
+    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
+    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]
