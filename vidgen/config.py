@@ -117,9 +117,9 @@ PRESETS = {
         vae3d=VAEConfig(steps=440, batch_size=8, window_frames=9, crop=64, latent_channels=48, optimizer="muon",
                         learning_rate=8e-4, kl_weight=2e-4, cooldown=0.4),
         audio=AudioConfig(steps=700, batch_size=8),
-        dit=DiTConfig(steps=1500, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
-                      mixed_precision="bf16", shared_noise=0.95, video_shift=2.5, cached_clips=2048, log_every=10,
-                      checkpoint_every=50),
+        dit=DiTConfig(steps=2200, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
+                      mixed_precision="bf16", shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=8192,
+                      cooldown=0.35, warmup_steps=50, log_every=10, checkpoint_every=50),
     ),
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
@@ -129,7 +129,7 @@ PRESETS = {
                           workers=8),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
                       mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,
-                      video_shift=2.0, workers=8),
+                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, workers=8),
     ),
 }  # fmt: skip
 
