@@ -12,7 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TOY = {"tabletop-cpu": "toy", "6000": "4", "8": "1", "256": "64", "4": "1"}
+TOY = {
+    "tabletop-cpu": "toy",
+    "6000": "4",
+    "8": "1",
+    "256": "64",
+    "4": "1",
+    "batch_size=128": "batch_size=4",
+    "steps=800": "steps=4",
+}
 """What stands in README.md, and what a test can afford."""
 SKIPPED = ("make", "pip", ".")
 
