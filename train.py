@@ -60,7 +60,8 @@ def main() -> None:
     precision = settings.mixed_precision
     if precision not in ("no", "bf16"):
         raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
-    accelerator = Accelerator(mixed_precision=precision)
+    # Without this accelerate takes several processes on a machine without accelerators for independent ones.
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
     torch.manual_seed(settings.seed)  # initial weights
     stages: dict[str, Callable[..., Stage]] = {"vae3d": vae_stage, "audio": audio_stage, "dit": dit_stage}
     stage = stages[args.stage](args, settings, accelerator)
