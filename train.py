@@ -4,11 +4,13 @@
     accelerate launch train.py audio --config tabletop-cpu --data scenes.npz --output out/audio
     accelerate launch train.py dit   --config tabletop-cpu --data scenes.npz --output out/dit \
         --vae out/vae3d/model --codec out/audio/model
+    accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
+        --teacher out/dit/model
 
 ``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
 simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
-noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. The DiT stage ends in
-a complete model folder for sample.py --model.
+noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. The dit
+and distill stages end in a complete model folder for sample.py --model.
 """
 
 import argparse
@@ -33,12 +35,19 @@ from tqdm import tqdm
 from vidgen import checkpoint, cli, config
 from vidgen.data.sampling import KeyedBatches, SeededBatches
 from vidgen.errors import InputError
-from vidgen.stages import Loss, Stage, audio_stage, dit_stage, vae_stage
+from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
+
+STAGES: dict[str, Callable[..., Stage]] = {
+    "vae3d": vae_stage,
+    "audio": audio_stage,
+    "dit": dit_stage,
+    "distill": distill_stage,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae3d", "audio", "dit"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
     parser.add_argument("--data", required=True, type=Path, help="a folder of clips, or a .npz of simulated scenes")
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
@@ -47,9 +56,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
-    parser.add_argument("--latents", type=Path, help="dit: latent cache, made if missing (OUTPUT/latents)")
+    parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
+    parser.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
     parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
-    parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="dit: prompts of the sample sheets")
+    parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
     return parser.parse_args()
 
 
@@ -63,8 +73,7 @@ def main() -> None:
     # Without this accelerate takes several processes on a machine without accelerators for independent ones.
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
     torch.manual_seed(settings.seed)  # initial weights
-    stages: dict[str, Callable[..., Stage]] = {"vae3d": vae_stage, "audio": audio_stage, "dit": dit_stage}
-    stage = stages[args.stage](args, settings, accelerator)
+    stage = STAGES[args.stage](args, settings, accelerator)
     if accelerator.is_main_process:
         args.output.mkdir(parents=True, exist_ok=True)
         record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}

@@ -122,6 +122,12 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert made.frames.shape == (1, 5, 32, 32, 3)
     assert made.audio.shape == (1, 5000)
 
+    teacher = ("--teacher", dit / "model", "--latents", tmp_path / "latents")
+    run(monkeypatch, *command("distill", recordings, tmp_path / "student", "steps=4", "log_every=1"), *teacher)
+    student = VidGenPipeline.from_pretrained(tmp_path / "student" / "model")
+    assert (student.generation.num_inference_steps, student.generation.guidance_scale) == (2, 1)
+    assert student("bikes pass by").frames.shape == (1, 5, 32, 32, 3)
+
 
 def test_stopping_by_time_leaves_a_checkpoint_to_go_on_from(monkeypatch, capsys, scenes, tmp_path):
     settings = command("vae3d", scenes, tmp_path, *SMALL, "steps=3", "checkpoint_every=100")

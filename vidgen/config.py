@@ -98,10 +98,27 @@ class DiTConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+class DistillConfig(TrainConfig):
+    """The clip, its size and the noise levels' shifts are the teacher's."""
+
+    student_steps: int = 4
+    teacher_substeps: int = 4
+    """Guided steps of the teacher in each step of the student."""
+    guidance_scale: float = 0.0
+    audio_guidance_scale: float = 0.0
+    """Of the teacher; 0 takes its own."""
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    cached_clips: int = 0
+    """As in ``DiTConfig``."""
+
+
+@dataclass(frozen=True)
 class Preset:
     vae3d: VAEConfig
     audio: AudioConfig
     dit: DiTConfig
+    distill: DistillConfig
 
 
 PRESETS = {
@@ -112,6 +129,8 @@ PRESETS = {
                           checkpoint_every=10),
         dit=DiTConfig(steps=20, batch_size=4, num_frames=9, height=64, width=64, model_width=64, depth=2, heads=2,
                       warmup_steps=5, log_every=5, sample_every=20, checkpoint_every=10),
+        distill=DistillConfig(steps=10, batch_size=2, student_steps=2, teacher_substeps=2, warmup_steps=2, log_every=5,
+                              sample_every=10, checkpoint_every=5),
     ),
     "tabletop-cpu": Preset(
         vae3d=VAEConfig(steps=440, batch_size=8, window_frames=9, crop=64, latent_channels=48, optimizer="muon",
@@ -120,6 +139,9 @@ PRESETS = {
         dit=DiTConfig(steps=2200, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
                       mixed_precision="bf16", shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=8192,
                       cooldown=0.35, warmup_steps=50, log_every=10, checkpoint_every=50),
+        distill=DistillConfig(steps=400, batch_size=16, optimizer="muon", learning_rate=5e-4, ema_decay=0.98,
+                              mixed_precision="bf16", cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10,
+                              checkpoint_every=50),
     ),
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
@@ -130,13 +152,15 @@ PRESETS = {
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
                       mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,
                       shared_noise=0.8, video_shift=3.0, audio_shift=2.0, workers=8),
+        distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
+                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
     ),
 }  # fmt: skip
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def load(preset: str, stage: str, overrides: list[str]) -> VAEConfig | AudioConfig | DiTConfig:
+def load(preset: str, stage: str, overrides: list[str]) -> VAEConfig | AudioConfig | DiTConfig | DistillConfig:
     """The configuration of one stage of a preset with ``key=value`` overrides applied.
 
     Raises:

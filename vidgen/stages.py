@@ -139,7 +139,6 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
 
 def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
     from .audio_sync.codec import AudioCodec
-    from .data.latents import LatentClips, cache_latents
     from .dit.model import JointDiT
     from .flow import FlowConfig, flow_loss
     from .text import load_text_encoder
@@ -152,22 +151,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     codec = load_frozen(AudioCodec, args.codec).to(device)
     text_encoder = load_text_encoder(args.text).to(device)
     spec = clip_spec(settings)
-
-    @torch.no_grad()
-    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return vae.to_latents(to_float(batch["video"].to(device))), codec.to_latents(batch["audio"].to(device))
-
-    cache = args.latents or args.output / "latents"
-    if accelerator.is_main_process and not (cache / "index.json").exists():
-        clips = open_clips(args.data, spec, **source(settings, accelerator))
-        cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
-    accelerator.wait_for_everyone()
-    dataset = LatentClips(
-        cache,
-        seed=settings.seed,
-        caption_dropout=settings.caption_dropout,
-        latent_frames=settings.latent_frames,
-    )
+    dataset = latent_clips(
+        args, settings, accelerator, vae, codec, spec,
+        caption_dropout=settings.caption_dropout, latent_frames=settings.latent_frames,
+    )  # fmt: skip
 
     transformer = load_or_make(
         JointDiT,
@@ -219,17 +206,108 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
 
     def sheet(average: Any, path: Path) -> None:
-        from .media import contact_sheet, save_sheet
-
-        prompts = args.prompt or [wordings[0] for wordings in dataset.captions[:4]]
-        made = pipeline(average)(prompts, generator=[torch.Generator().manual_seed(n) for n in range(len(prompts))])
-        clips = zip(prompts, made.frames, made.audio, strict=True)
-        save_sheet(path, [contact_sheet(frames, sound, spec.sample_rate_hz, text) for text, frames, sound in clips])
+        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
 
     def finish(average: Any, folder: Path) -> None:
         pipeline(average).save_pretrained(folder)
 
     return Stage(transformer, dataset, loss, sheet, finish)
+
+
+def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
+    from .distill import DistillConfig, distillation_loss
+    from .pipeline import VidGenPipeline, load_network
+
+    if args.teacher is None:
+        raise InputError("the distill stage needs --teacher: a complete model folder, as the dit stage leaves it")
+    device = accelerator.device
+    teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device)
+    student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
+    teacher.transformer.requires_grad_(False)
+    own = teacher.generation
+    spec = own.spec(compression=teacher.compression)
+    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    plan = DistillConfig(
+        student_steps=settings.student_steps,
+        teacher_substeps=settings.teacher_substeps,
+        video_guidance=settings.guidance_scale or own.guidance_scale,
+        audio_guidance=settings.audio_guidance_scale or own.audio_guidance_scale,
+        video_shift=own.video_shift,
+        audio_shift=own.audio_shift,
+        video_weight=settings.video_weight,
+        audio_weight=settings.audio_weight,
+    )
+    video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
+    audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
+
+    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        captions = batch["captions"]
+        return distillation_loss(
+            model,
+            teacher.transformer,
+            batch["video"],
+            batch["audio"],
+            teacher.text_encoder.encode(captions),
+            teacher.text_encoder.encode([""] * len(captions)),
+            has_audio=batch["has_audio"],
+            video_times_s=video_times_s,
+            audio_times_s=audio_times_s,
+            seeds=batch["seeds"],
+            config=plan,
+        )
+
+    def pipeline(average: Any) -> Any:
+        generation = dataclasses.replace(
+            own,
+            num_inference_steps=settings.student_steps,
+            guidance_scale=1.0,
+            audio_guidance_scale=1.0,
+            solver="euler",
+            model_version=f"{own.model_version}, {settings.student_steps}-step student",
+        )
+        return VidGenPipeline(teacher.vae, teacher.codec, average, teacher.text_encoder, generation)
+
+    def sheet(average: Any, path: Path) -> None:
+        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
+
+    def finish(average: Any, folder: Path) -> None:
+        pipeline(average).save_pretrained(folder)
+
+    return Stage(student, dataset, loss, sheet, finish)
+
+
+def latent_clips(
+    args: argparse.Namespace,
+    settings: config.DiTConfig | config.DistillConfig,
+    accelerator: Accelerator,
+    vae: Any,
+    codec: Any,
+    spec: ClipSpec,
+    **options: Any,
+) -> Any:
+    """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``."""
+    from .data.latents import LatentClips, cache_latents
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        video, audio = batch["video"].to(accelerator.device), batch["audio"].to(accelerator.device)
+        return vae.to_latents(to_float(video)), codec.to_latents(audio)
+
+    cache = args.latents or args.output / "latents"
+    if accelerator.is_main_process and not (cache / "index.json").exists():
+        clips = open_clips(args.data, spec, **source(settings, accelerator))
+        cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
+    accelerator.wait_for_everyone()
+    return LatentClips(cache, seed=settings.seed, **options)
+
+
+def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
+    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
+    from .media import contact_sheet, save_sheet
+
+    made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
+    clips = zip(prompts, made.frames, made.audio, strict=True)
+    save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
 
 
 def clip_spec(settings: config.TrainConfig, num_frames: int | None = None) -> ClipSpec:

@@ -1,0 +1,465 @@
+"""Material of the user's own, from files to the finished clip, on a tiny random model."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sample
+from vidgen import media
+from vidgen.clip import ClipSpec
+from vidgen.conditioning import encode_given
+from vidgen.errors import InputError
+from vidgen.generation import GenerationConfig
+from vidgen.given import Given, read_given, read_picture
+from vidgen.pipeline import VidGenPipeline
+
+from .test_pipeline import make_pipeline, seeded
+
+SPEC = ClipSpec(num_frames=17, height=32, width=64)
+LONGEST = replace(SPEC, num_frames=34)
+HOP = SPEC.compression.samples
+ONE_LEVEL = 1  # of 255: decoding in another length may round another way
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> VidGenPipeline:
+    """Fresh layers hide mistakes: those over time pass a frame on unchanged, those of the network put out zero."""
+    pipe = make_pipeline()
+    torch.manual_seed(1)
+    for parameter in pipe.vae.parameters():
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 2 and len(parameter) == 3 else 0.02))
+    pipe.vae.set_latent_statistics(torch.full((24,), 0.3), torch.full((24,), 1.7))
+    pipe.codec.set_latent_statistics(torch.full((32,), -0.2), torch.full((32,), 0.6))
+    return pipe
+
+
+@pytest.fixture
+def calls(pipeline):
+    """What the network was called with: keyword arguments, and ``video`` and ``audio`` among them."""
+    seen: list[dict] = []
+
+    def remember(_module, args, kwargs):
+        seen.append(kwargs | {"video": args[0], "audio": args[1]})
+
+    handle = pipeline.transformer.register_forward_pre_hook(remember, with_kwargs=True)
+    yield seen
+    handle.remove()
+
+
+def smooth_frames(count, seed=0, height=32, width=64):
+    """A moving pattern; every frame differs from the others."""
+    phase = np.random.default_rng(seed).uniform(0, 6, 3)
+    t, y, x = np.meshgrid(np.arange(count), np.arange(height), np.arange(width), indexing="ij")
+    channels = [np.sin(x / 9 + t / 3 + p) * np.cos(y / 7 - t / 5 + 2 * p) for p in phase]
+    return (127.5 + 120 * np.stack(channels, axis=-1)).round().astype(np.uint8)
+
+
+def noise(num_samples, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, num_samples).astype(np.float32)
+
+
+def to_video(frames):
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def to_bytes(video):
+    return ((video[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 3, 0).numpy().astype(int)
+
+
+def make(pipeline, given, num_frames=17, **settings):
+    return pipeline("a red ball", given=given, num_frames=num_frames, generator=seeded(0), **settings)
+
+
+@torch.no_grad()
+def assert_given(pipeline, calls, given, places, latents, audio_places=(), spec=SPEC):
+    """The network sees ``latents`` at ``places`` with noise level 0 in every call, noise elsewhere, and so it ends."""
+    calls.clear()
+    output = make(pipeline, given, spec.num_frames, output_type="latent")
+    assert len(calls) == 2
+    for call in calls:
+        levels = call["video_sigma"].expand(1, spec.latent_frames, 1, 1).flatten()
+        torch.testing.assert_close(call["video"][:1, :, places], latents, atol=1e-4, rtol=1e-4)
+        assert torch.equal(call["video"][0], call["video"][1]), "both prompts of the guidance see the same"
+        assert torch.equal(call["video"][:1, :, places], output.frames[:, :, places]), "not moved by the solver"
+        expected = torch.full_like(levels, float(levels.max()))
+        expected[places] = 0
+        assert torch.equal(levels, expected)
+        heard = call["audio_sigma"].expand(1, spec.audio_latents)[0]
+        assert (heard == 0).nonzero().flatten().tolist() == list(audio_places)
+    free = [place for place in range(spec.latent_frames) if place not in places]
+    nothing = make(pipeline, None, spec.num_frames, output_type="latent")
+    assert len(calls) == 4
+    first = calls[2]["video"][:, :, free]
+    assert torch.equal(calls[0]["video"][:, :, free], first), "what is wanted starts from the same noise"
+    if free:
+        assert not torch.allclose(output.frames[:, :, free], nothing.frames[:, :, free], atol=1e-3)
+    return output
+
+
+@torch.no_grad()
+def test_a_first_picture(pipeline, calls):
+    picture = smooth_frames(1)
+    latents = pipeline.vae.to_latents(to_video(picture))
+    assert_given(pipeline, calls, Given(keyframes={0: picture[0]}), [0], latents)
+    output = make(pipeline, Given(keyframes={0: picture[0]}))
+    own = to_bytes(pipeline.vae.from_latents(latents))[0]
+    assert np.abs(output.frames[0, 0] - own).max() <= ONE_LEVEL
+    assert np.abs(make(pipeline, None).frames[0, 0] - own).mean() > 10 * ONE_LEVEL
+
+
+@pytest.mark.parametrize(("frame", "place"), [(1, 1), (4, 1), (5, 2), (16, 4)])
+@torch.no_grad()
+def test_a_keyframe_is_a_held_picture(pipeline, calls, frame, place):
+    picture = smooth_frames(1, seed=frame)
+    held = pipeline.vae.to_latents(to_video(picture.repeat(5, axis=0)))
+    given = Given(keyframes={frame: picture[0]})
+    output = assert_given(pipeline, calls, given, [place], held[:, :, 1:])
+    own = to_bytes(pipeline.vae.from_latents(output.frames))
+    assert np.abs(make(pipeline, given).frames[0] - own).max() <= ONE_LEVEL
+
+
+@torch.no_grad()
+def test_pictures_at_both_ends_keep_their_places(pipeline, calls):
+    first, last = smooth_frames(1, seed=1), smooth_frames(1, seed=2)
+    latents = [pipeline.vae.to_latents(to_video(picture.repeat(5, axis=0))) for picture in (first, last)]
+    expected = torch.cat([latents[0][:, :, :1], latents[1][:, :, 1:]], dim=2)
+    spec = replace(SPEC, num_frames=15)  # its last latent frame is not full
+    given = Given(keyframes={14: last[0], 0: first[0]})
+    assert_given(pipeline, calls, given, [0, 4], expected, spec=spec)
+
+
+@torch.no_grad()
+def test_going_on_after_a_clip_keeps_it(pipeline, calls):
+    frames, sound = smooth_frames(11), noise(11000)
+    given = Given(video=frames, waveform=sound)
+    latents = pipeline.vae.to_latents(to_video(frames[:9]))  # frames 9 and 10 do not fill a latent frame
+    assert_given(pipeline, calls, given, [0, 1, 2], latents, range(11000 // HOP))
+    output = make(pipeline, given)
+    own = to_bytes(pipeline.vae.from_latents(latents))
+    assert np.abs(output.frames[0, :9] - own).max() <= ONE_LEVEL
+    assert np.array_equal(output.audio[0, :11000], sound)
+    assert np.abs(output.audio[0, 11000:]).max() > 0
+
+
+@torch.no_grad()
+def test_leading_up_to_a_clip_keeps_it(pipeline, calls):
+    frames, sound = smooth_frames(8), noise(8000)
+    given = Given(video=frames, waveform=sound, start_frame=9)
+    latents = pipeline.vae.to_latents(to_video(np.concatenate([frames[:1], frames])))[:, :, 1:]
+    assert_given(pipeline, calls, given, [3, 4], latents, range(-(-9000 // HOP), SPEC.audio_latents))
+    output = make(pipeline, given)
+    assert np.array_equal(output.audio[0, 9000:], sound)
+    assert output.audio.shape == (1, 17000)
+    unaligned = replace(given, start_frame=10, video=frames[:7])
+    assert unaligned.video_mask(SPEC).tolist() == [False] * 4 + [True]
+    conditioning = encode_given(unaligned, SPEC, pipeline.vae, pipeline.codec)
+    expected = pipeline.vae.to_latents(to_video(np.concatenate([frames[[0, 0]], frames[:7]])))[:, :, 2]
+    torch.testing.assert_close(conditioning.video[:, :, 4], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_replaced_span_is_made_anew_and_nothing_else(pipeline, calls):
+    frames, sound = smooth_frames(17), noise(17000)
+    span = (6.5 / 24, 9 / 24)  # frames 6 to 8: in latent frame 2 (frames 5 to 8)
+    latents = pipeline.vae.to_latents(to_video(frames))
+    kept = [0, 1, 3, 4]
+    given = Given(video=frames, waveform=sound, replaced_video=(span,), replaced_audio=(span,))
+    heard = [place for place in range(SPEC.audio_latents) if (place + 1) * HOP <= 6500 or place * HOP >= 9000]
+    latent_output = assert_given(pipeline, calls, given, kept, latents[:, :, kept], heard)
+    assert not torch.allclose(latent_output.frames[:, :, 2], latents[:, :, 2], atol=0.1)
+
+    output, own = make(pipeline, given), to_bytes(pipeline.vae.from_latents(latents))
+    assert np.abs(output.frames[0, :5] - own[:5]).max() <= ONE_LEVEL
+    assert np.abs(output.frames[0, 5:9] - own[5:9]).mean() > 10 * ONE_LEVEL
+    assert np.array_equal(output.audio[0, :6500], sound[:6500])
+    assert np.array_equal(output.audio[0, 9000:], sound[9000:])
+    assert np.abs(output.audio[0, 6500:9000] - sound[6500:9000]).mean() > 0.1
+
+    only_sound = make(pipeline, replace(given, replaced_video=()))
+    assert np.abs(only_sound.frames[0] - own).max() <= ONE_LEVEL
+    assert not np.array_equal(only_sound.audio[0, 6500:9000], sound[6500:9000])
+    only_picture = make(pipeline, replace(given, replaced_audio=()))
+    assert np.array_equal(only_picture.audio[0], sound)
+    assert np.abs(only_picture.frames[0, 5:9] - own[5:9]).mean() > 10 * ONE_LEVEL
+
+
+@torch.no_grad()
+def test_a_sound_for_a_picture_and_a_picture_for_a_sound(pipeline, calls):
+    frames, sound = smooth_frames(15), noise(15000)
+    spec = replace(SPEC, num_frames=15)
+    padded = to_video(np.concatenate([frames, frames[-1:], frames[-1:]]))
+    assert_given(pipeline, calls, Given(video=frames), range(5), pipeline.vae.to_latents(padded), spec=spec)
+    calls.clear()
+    output = make(pipeline, Given(waveform=sound), 15)
+    assert np.array_equal(output.audio[0], sound)
+    clean = pipeline.codec.to_latents(torch.from_numpy(sound)[None, None])
+    for call in calls:
+        torch.testing.assert_close(call["audio"][:1], clean)
+        assert (call["audio_sigma"] == 0).all()
+        assert (call["video_sigma"] > 0).all()
+    assert not np.array_equal(make(pipeline, Given(waveform=-sound), 15).frames, output.frames)
+
+
+def test_without_sound(pipeline, calls):
+    given = Given(keyframes={0: smooth_frames(1)[0]})
+    output = make(pipeline, given, with_audio=False)
+    assert output.audio is None
+    assert all(call["audio"] is None and call["audio_sigma"] is None for call in calls)
+    assert not np.array_equal(output.frames[0, 8:], make(pipeline, None, with_audio=False).frames[0, 8:])
+
+
+def test_a_batch_shares_the_material_and_a_tensor_holds_the_same_sound(pipeline):
+    frames, sound = smooth_frames(9), noise(9000)
+    given = Given(video=frames, waveform=sound)
+    output = pipeline(["a red ball", "a blue cube"], given=given, num_frames=17, output_type="pt")
+    assert torch.equal(output.audio[:, :9000], torch.from_numpy(sound).expand(2, -1))
+    torch.testing.assert_close(output.frames[0, :, :9], output.frames[1, :, :9], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(output.frames[0, :, 9:], output.frames[1, :, 9:], atol=1e-2)
+
+
+def test_given_and_made_sound_meet_without_a_step():
+    time_s = np.arange(SPEC.num_samples) / SPEC.sample_rate_hz
+    sound = (0.5 * np.sin(2 * np.pi * 100 * time_s)).astype(np.float32)
+    made = np.full((2, SPEC.num_samples), -0.5, np.float32)
+    given = Given(waveform=sound, replaced_audio=((0.2027, 0.3041),))
+    back = given.put_back(made, SPEC)
+    start, end = round(0.2027 * 24000), round(0.3041 * 24000)
+    assert np.array_equal(back[1, :start], sound[:start])
+    assert np.array_equal(back[1, end:], sound[end:])
+    assert np.array_equal(back[1, start + 120 : end - 120], made[1, start + 120 : end - 120])
+    largest_step = np.abs(np.diff(sound)).max() + 1 / 120
+    assert np.abs(np.diff(back)).max() <= largest_step
+    assert np.abs(np.diff(np.where(given.samples_mask(SPEC), sound, made))).max() > 5 * largest_step
+    assert Given().put_back(made, SPEC) is made
+
+
+WRONG_MATERIAL = [
+    (Given(keyframes={17: smooth_frames(1)[0]}), "0 to 16"),
+    (Given(keyframes={5: smooth_frames(1)[0], 8: smooth_frames(1)[0]}), "keyframe 8"),
+    (Given(keyframes={0: smooth_frames(1)[0]}, video=smooth_frames(5)), "keyframe 0"),
+    (Given(keyframes={0: smooth_frames(1, width=32)[0]}), "uint8"),
+    (Given(video=smooth_frames(5).astype(np.float32)), "uint8"),
+    (Given(video=smooth_frames(17), replaced_video=((0.5, 0.8),)), "0.5-0.8"),
+    (Given(waveform=noise(9000), start_frame=17), "frame 17"),
+    (Given(waveform=noise(9000)[None]), "sound"),
+]
+
+
+@pytest.mark.parametrize(("given", "reason"), WRONG_MATERIAL, ids=[reason for _, reason in WRONG_MATERIAL])
+def test_material_that_does_not_fit(pipeline, given, reason):
+    with pytest.raises(InputError, match=reason):
+        make(pipeline, given)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Clips of 14 frames at the model's size, one of another size and rate, and others."""
+    folder = tmp_path_factory.mktemp("files")
+    rate = Fraction(24)
+    media.write_video(folder / "clip.mp4", smooth_frames(14), 0.3 * noise(14000), rate, crf=1)
+    media.write_video(folder / "silent.mp4", smooth_frames(14), None, rate)
+    media.write_video(folder / "short.mp4", smooth_frames(3), noise(3000), rate)
+    media.write_video(folder / "long.mp4", smooth_frames(60), noise(60000), rate, crf=1)
+    media.write_video(folder / "wide.mp4", smooth_frames(20, height=90, width=320), noise(32000, 1), 30, 48000)
+    Image.fromarray(smooth_frames(1)[0]).save(folder / "a.png")
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:300])
+    (folder / "text.mp4").write_text("no clip")
+    GenerationConfig(num_frames=17, height=32, width=64).save(folder)
+    return folder
+
+
+def read(folder, name, **flags):
+    return read_given(SPEC, LONGEST, **{"video": folder / name} | flags)
+
+
+def test_a_file_goes_on(files):
+    given, spec, notes = read(files, "clip.mp4", extend_s=0.5)
+    assert (spec.num_frames, given.start_frame, len(given.video), len(given.waveform)) == (26, 0, 14, 14000)
+    assert np.abs(given.video.astype(int) - smooth_frames(14)).mean() < 6
+    assert notes == ["clip.mp4: 14 frames used, 12 frames added, its last 1 made anew"]
+    given, spec, notes = read(files, "clip.mp4", extend_s=-0.5)
+    assert (spec.num_frames, given.start_frame, len(given.video)) == (27, 13, 14)
+    assert given.video_mask(spec).tolist() == [False] * 4 + [True] * 4
+    given, spec, notes = read(files, "long.mp4", extend_s=0.5)  # its end is kept, as much as the longest clip holds
+    assert (spec.num_frames, len(given.video)) == (34, 22)
+    assert np.abs(given.video.astype(int) - smooth_frames(60)[38:]).mean() < 6
+    assert "1.58-2.5 s of 2.5 s" in notes[0]
+    given, spec, notes = read(files, "long.mp4", extend_s=-0.5)
+    assert np.abs(given.video.astype(int) - smooth_frames(60)[:21]).mean() < 6
+    assert read(files, "clip.mp4", extend_s=0.5, with_audio=False)[0].waveform is None
+
+
+def test_a_file_of_another_size_and_rate_is_conformed_and_that_is_said(files):
+    given, spec, notes = read(files, "wide.mp4", only="audio")
+    assert given.video.shape == (16, 32, 64, 3)
+    assert given.waveform is None
+    assert spec.num_frames == 16
+    assert notes == ["wide.mp4: 16 frames used, 320×90 cropped and scaled to 64×32, 30 to 24 fps"]
+    given, spec, _ = read(files, "wide.mp4", replaced=(0.1, 0.3))
+    assert len(given.waveform) == 16000
+    assert given.replaced_video == given.replaced_audio == ((0.1, 0.3),)
+    assert read(files, "wide.mp4", replaced=(0.1, 0.3), only="video")[0].replaced_audio == ()
+    assert read(files, "wide.mp4", replaced=(0.1, 0.3), only="audio")[0].replaced_video == ()
+    assert read(files, "long.mp4", only="audio")[1].num_frames == 34
+    assert read(files, "long.mp4", only="audio", has_duration=True)[1].num_frames == 17
+
+
+def test_sound_of_any_file(files, tmp_path):
+    given, spec, _ = read(files, "clip.mp4", video=None, audio=files / "wide.mp4")
+    assert (spec.num_frames, given.video) == (16, None)
+    assert np.array_equal(given.waveform, media.read_clip(files / "wide.mp4", sample_rate_hz=24000).waveform)
+    given, spec, _ = read(files, "clip.mp4", video=None, audio=files / "long.mp4")
+    assert (spec.num_frames, len(given.waveform)) == (34, 34000)
+    given, spec, _ = read(files, "", video=None, audio=files / "clip.mp4", has_duration=True)
+    assert (spec.num_frames, len(given.waveform)) == (17, 14000)
+
+    import wave
+
+    samples = (noise(22050, 3) * 32767).astype("<i2")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 24000, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    given, spec, _ = read(files, "", video=None, audio=tmp_path / "sound.wav")
+    assert spec.num_frames == 22
+    assert np.allclose(given.waveform, samples / 32768, atol=1e-4)
+
+
+def test_pictures_are_turned_upright_and_cropped(tmp_path):
+    picture = np.zeros((40, 100, 3), np.uint8)
+    picture[:, :50] = (255, 0, 0)
+    picture[:10] = (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    upright, note = read_picture(tmp_path / "turned.png", 32, 32)
+    assert note == "turned.png: 40×100 cropped and scaled to 32×32"
+    assert upright[4, 4].tolist() == [255, 0, 0]
+    assert upright[28, 4].tolist() == [0, 0, 0]
+    assert upright[16, 30].tolist() == [0, 0, 255]
+    assert read_picture(tmp_path / "turned.png", 100, 40)[1] == ""
+    Image.new("LA", (32, 32), (80, 255)).save(tmp_path / "grey.png")
+    assert (read_picture(tmp_path / "grey.png", 32, 32)[0] == 80).all()
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("--extend 1", "need --video"),
+    ("--replace 0-1", "need --video"),
+    ("--only audio", "needs --video or --audio"),
+    ("--video clip.mp4", "say what to do"),
+    ("--video clip.mp4 --only video", "say what to do"),
+    ("--video clip.mp4 --audio clip.mp4 --extend 1", "not both"),
+    ("--video clip.mp4 --extend 1 --replace 0-0.5", "not both"),
+    ("--video clip.mp4 --extend 1 --only audio", "--only"),
+    ("--video clip.mp4 --extend nan", "nan"),
+    ("--video clip.mp4 --extend 1 --duration 1", "--duration"),
+    ("--video clip.mp4 --extend 0.05", "shorter than one latent frame"),
+    ("--video clip.mp4 --extend 60", "too long"),
+    ("--video short.mp4 --extend 0.5", "too short"),
+    ("--video clip.mp4 --replace 0.5-0.2", "start before end"),
+    ("--video clip.mp4 --replace 0.2-0.7", "0.2-0.7"),
+    ("--video clip.mp4 --only audio --no-audio", "contradicts"),
+    ("--video silent.mp4 --replace 0.1-0.3 --only audio", "silent.mp4: has no sound"),
+    ("--video silent.mp4 --replace 0.1-0.3 --only video", "silent.mp4: has no sound"),
+    ("--video absent.mp4 --extend 1", "absent.mp4: no such file"),
+    ("--video text.mp4 --extend 1", "text.mp4"),
+    ("--audio silent.mp4", "silent.mp4: has no sound"),
+    ("--audio a.png", "a.png: has no sound"),
+    ("--audio text.mp4", "text.mp4"),
+    ("--audio clip.mp4 --only audio", "nothing to make"),
+    ("--audio clip.mp4 --no-audio", "contradicts"),
+    ("--image absent.png", "absent.png: no such file"),
+    ("--image text.mp4", "cannot be read as a picture"),
+    ("--last-image broken.png", "cannot be read as a picture"),
+    ("--image a.png --keyframe 0=a.png", "twice"),
+    ("--keyframe 16=a.png --last-image a.png", "twice"),
+    ("--keyframe 17=a.png", "0 to 16"),
+    ("--keyframe -1=a.png", "keyframe"),
+    ("--keyframe a.png", "looks like"),
+    ("--keyframe 6=a.png --keyframe 7=a.png", "keyframe 7"),
+    ("--video clip.mp4 --extend 0.5 --image a.png", "keyframe 0"),
+]
+
+
+@pytest.mark.parametrize(("flags", "reason"), WRONG, ids=[flags for flags, _ in WRONG])
+def test_bad_material_is_one_clear_line(files, flags, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(files)
+    before = sorted(files.iterdir())
+    with pytest.raises(InputError, match=reason) as caught:
+        sample.main(["--prompt", "a red ball", "--model", ".", "--output", str(tmp_path), *flags.split()])
+    assert len(str(caught.value).splitlines()) == 1
+    assert sorted(files.iterdir()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_sample_makes_every_kind_of_clip(pipeline, files, tmp_path, monkeypatch, capsys, calls):
+    monkeypatch.setattr(VidGenPipeline, "from_pretrained", lambda *_args, **_settings: pipeline)
+    monkeypatch.chdir(files)
+
+    def run(flags):
+        calls.clear()
+        path = tmp_path / "out.mp4"
+        sample.main(["--prompt", "a red ball", "--model", ".", "--seed", "1", "--output", str(path), "--preview",
+                     *flags.split()])  # fmt: skip
+        assert capsys.readouterr().out == f"{path}\n"
+        return media.read_clip(path), json.loads(media.read_metadata(path)["settings"])
+
+    clip, settings = run("--image a.png --last-image a.png --keyframe 8=a.png")
+    assert len(clip.frames) == 17
+    assert settings["given"] == {"image": "a.png", "last_image": "a.png", "keyframes": {"8": "a.png"}}
+    assert (calls[0]["video_sigma"].flatten() == 0).tolist() == [True, False, True, False, True]
+
+    clip, settings = run("--video clip.mp4 --extend 0.5")
+    assert len(clip.frames) == 26
+    assert settings["given"] == {"video": "clip.mp4", "extend_s": 0.5}
+    assert settings["num_frames"] == 26
+    assert (calls[0]["video_sigma"].flatten() == 0).tolist() == [True] * 4 + [False] * 4
+    before = media.read_clip(files / "clip.mp4").waveform[2000:12000]  # AAC is lossy, so only alike
+    assert np.corrcoef(clip.waveform[2000:12000], before)[0, 1] > 0.8
+
+    clip, settings = run("--video clip.mp4 --extend 0.2 --no-audio")
+    assert clip.waveform is None
+    assert settings["with_audio"] is False
+    assert calls[0]["audio"] is None
+
+    clip, settings = run("--video clip.mp4 --replace 0.2-0.3 --only video")
+    assert settings["given"] == {"video": "clip.mp4", "replaced_s": [0.2, 0.3], "only": "video"}
+    assert (calls[0]["audio_sigma"] == 0).all()
+
+    clip, settings = run("--video silent.mp4 --only audio")
+    assert len(clip.frames) == 14
+    assert len(clip.waveform) == 14000
+    assert (calls[0]["video_sigma"] == 0).all()
+    assert (calls[0]["audio_sigma"] > 0).all()
+
+    clip, settings = run("--audio clip.mp4 --image a.png")
+    assert len(clip.frames) == 14
+    assert settings["given"] == {"image": "a.png", "audio": "clip.mp4"}
+
+    clip, settings = run("--no-audio")
+    assert clip.waveform is None
+    assert "given" not in settings
+
+
+def test_what_was_changed_is_one_line(files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    args = sample.parse_args(["--prompt", "a", "--video", "wide.mp4", "--extend", "0.5", "--last-image", "a.png",
+                              "--size", "32x32"])  # fmt: skip
+    defaults = GenerationConfig.load(".")
+    given, spec = sample.read_material(args, defaults, defaults.spec(height=32, width=32))
+    assert spec.num_frames == 28
+    assert list(given.keyframes) == [27]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "wide.mp4: 16 frames used, 320×90 cropped and scaled to 32×32" in error
+    assert "a.png: 64×32 cropped and scaled to 32×32" in error
