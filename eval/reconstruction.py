@@ -70,11 +70,11 @@ def picture_figures(vae: Any, frames: Tensor) -> dict[str, float]:
     changes = theirs.diff(dim=1).abs()
     moving = (changes > MOVING_LEVELS).any(-1)
     moving_error = error[:, 1:][moving]
-    pairs = [stream[0].movedim(1, 0) for stream in (decoded.clamp(-1, 1), video)]
+    ours_again, theirs_again = (stream[0].movedim(1, 0) for stream in (decoded.clamp(-1, 1), video))
     return {
         "psnr_db": _psnr_db(float(error.mean())),
         "moving_psnr_db": _psnr_db(float(moving_error.mean())) if len(moving_error) else float("nan"),
-        "feature_distance": float(perceptual_loss(*pairs)),
+        "feature_distance": float(perceptual_loss(ours_again, theirs_again)),
         "frame_difference": float(changes.mean()),
         "decoded_frame_difference": float(ours.diff(dim=1).abs().mean()),
     }
