@@ -1,23 +1,29 @@
 """A prompt in, an mp4 with sound out:  python sample.py --prompt "a small red metal ball drops onto a wooden floor"
 
+Pictures, a video or a sound may be given, and the rest is made: a picture that comes to life, a clip that goes on, …
 Several prompts and several samples of each may be asked for; every clip depends only on its prompt, seed and settings.
 """
 
 import argparse
 import json
+import math
 import re
 import secrets
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vidgen import __version__, cli
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
+
+if TYPE_CHECKING:
+    from vidgen.given import Given
 
 ROOT = Path(__file__).resolve().parent
 MAX_SEED = 2**63 - 1
@@ -66,6 +72,20 @@ def frame_rate(text: str) -> Fraction:
     return rate
 
 
+def keyframe(text: str) -> tuple[int, Path]:
+    match = re.fullmatch(r"(\d{1,6})=(.+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"a keyframe looks like 24=picture.png (frame=file), not {text!r}")
+    return int(match[1]), Path(match[2])
+
+
+def span(text: str) -> tuple[float, float]:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)-(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    if not match or float(match[1]) >= float(match[2]):
+        raise argparse.ArgumentTypeError(f"a span looks like 0.5-1.25 (seconds, start before end), not {text!r}")
+    return float(match[1]), float(match[2])
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Turn prompts into short videos with sound.", allow_abbrev=False)
     what = parser.add_argument_group("what to make")
@@ -77,6 +97,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--duration", type=float, metavar="SECONDS", help="default: the model's own")
     what.add_argument("--size", type=size, metavar="WxH", help="in pixels (default: the model's own)")
     what.add_argument("--fps", type=frame_rate, help="frames a second, also as a fraction: 24000/1001")
+    there = parser.add_argument_group("from what is there", "Files of any size, rate and rotation; the rest is made.")
+    there.add_argument("--image", type=Path, metavar="PATH", help="the first frame")
+    there.add_argument("--last-image", type=Path, metavar="PATH", help="the last frame")
+    there.add_argument("--keyframe", type=keyframe, action="append", default=[], metavar="FRAME=PATH",
+                       help="a frame, counted from 0; may be repeated")  # fmt: skip
+    there.add_argument("--video", type=Path, metavar="CLIP", help="goes with --extend, --replace or --only audio")
+    there.add_argument("--extend", type=float, metavar="SECONDS", help="go on after the clip; negative: lead up to it")
+    there.add_argument("--replace", type=span, metavar="START-END", help="seconds of the clip to make anew")
+    there.add_argument("--audio", type=Path, metavar="FILE", help="any file with sound, to make a picture for")
+    there.add_argument("--only", choices=("video", "audio"), help="make just this, and keep the other")
+    there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--output", type=Path, default=Path("outputs"), help="an .mp4 file, or a folder (default: %(default)s)"
@@ -109,6 +140,73 @@ def check(args: argparse.Namespace) -> None:
     for flag, scale in (("--guidance", args.guidance), ("--audio-guidance", args.audio_guidance)):
         if scale is not None and not 0 <= scale <= MAX_GUIDANCE:
             raise InputError(f"{flag} must lie between 0 and {MAX_GUIDANCE:g}, not {scale}")
+    check_material(args)
+
+
+def check_material(args: argparse.Namespace) -> None:
+    """What is given must say one thing."""
+    has_extend, has_replace = args.extend is not None, args.replace is not None
+    frames = [frame for frame, _ in args.keyframe] + ([] if args.image is None else [0])
+    contradictions = (
+        (args.video is None and (has_extend or has_replace), "--extend and --replace need --video"),
+        (args.video is None and args.audio is None and args.only is not None, "--only needs --video or --audio"),
+        (args.video is not None and args.audio is not None, "give --video or --audio, not both"),
+        (has_extend and has_replace, "give --extend or --replace, not both"),
+        (has_extend and args.only is not None, "--extend goes on with picture and sound: --only does not fit"),
+        (has_extend and not math.isfinite(args.extend), f"--extend needs a number of seconds, not {args.extend}"),
+        (args.video is not None and not has_extend and not has_replace and args.only != "audio",
+         "say what to do with --video: --extend, --replace or --only audio (a picture for its sound is --audio CLIP)"),
+        (args.audio is not None and args.only == "audio", "--audio is given, so --only audio leaves nothing to make"),
+        (args.no_audio and args.audio is not None, "--no-audio contradicts --audio"),
+        (args.no_audio and args.only == "audio", "--no-audio contradicts --only audio"),
+        (args.duration is not None and (has_extend or has_replace),
+         "--duration does not fit --extend and --replace: the clip's length decides"),
+        (len(set(frames)) < len(frames), "a frame is given twice by --image and --keyframe"),
+    )  # fmt: skip
+    for is_wrong, message in contradictions:
+        if is_wrong:
+            raise InputError(message)
+
+
+def read_material(
+    args: argparse.Namespace, defaults: GenerationConfig, spec: ClipSpec
+) -> tuple["Given | None", ClipSpec]:
+    """What the user's files give, and the clip that comes of it; what was changed in them is said on stderr."""
+    keyframes = dict(args.keyframe)
+    for frame, path in ((0, args.image), (-1, args.last_image)):
+        if path is not None:
+            keyframes[frame] = path
+    if not keyframes and args.video is None and args.audio is None:
+        return None, spec
+    from vidgen.material import read_given
+
+    own = defaults.spec(height=spec.height, width=spec.width, frame_rate=spec.frame_rate)
+    given, spec, notes = read_given(
+        spec,
+        replace(own, num_frames=2 * own.num_frames),
+        keyframes=keyframes,
+        video=args.video,
+        extend_s=args.extend,
+        replaced=args.replace,
+        only=args.only,
+        audio=args.audio,
+        with_audio=not args.no_audio,
+        has_duration=args.duration is not None,
+    )
+    if notes:
+        print("; ".join(notes), file=sys.stderr)
+    return given, spec
+
+
+def material_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given, by file name, as the settings record it; empty if nothing was."""
+    paths = {"image": args.image, "last_image": args.last_image, "video": args.video, "audio": args.audio}
+    values: dict[str, Any] = {name: path.name for name, path in paths.items() if path is not None}
+    if args.keyframe:
+        values["keyframes"] = {str(frame): path.name for frame, path in args.keyframe}
+    choices = {"extend_s": args.extend, "replaced_s": args.replace, "only": args.only}
+    values |= {name: value for name, value in choices.items() if value is not None}
+    return ({"given": values} if values else {}) | ({"with_audio": False} if args.no_audio else {})
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -169,17 +267,19 @@ def main(argv: list[str] | None = None) -> None:
     defaults = GenerationConfig.load(args.model)
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
+    given, spec = read_material(args, defaults, spec)
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
-    make(args, jobs, spec)
+    make(args, jobs, spec, given)
 
 
-def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec) -> None:
+def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Given | None" = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from vidgen.loading import choose_device
     from vidgen.media import contact_sheet, save_sheet, write_video
-    from vidgen.pipeline import VidGenPipeline, choose_device
+    from vidgen.pipeline import VidGenPipeline
 
     start_s = time.perf_counter()
     device = choose_device(args.device)
@@ -208,6 +308,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec) -> None:
         "sample_rate_hz": spec.sample_rate_hz,
         "device": str(device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        **material_settings(args),
     }
     steps = settings["num_inference_steps"] + 1  # one more for decoding and writing
     with tqdm(total=len(jobs) * steps, unit="step", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -220,6 +321,8 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec) -> None:
             bar.set_description(job.prompt[:30])
             output = pipeline(
                 job.prompt,
+                given=given,
+                with_audio=not args.no_audio,
                 num_frames=spec.num_frames,
                 height=spec.height,
                 width=spec.width,
@@ -229,7 +332,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec) -> None:
                 **settings,
             )
             muxing_s = time.perf_counter()
-            frames, waveform = output.frames[0], output.audio[0]
+            frames, waveform = output.frames[0], None if output.audio is None else output.audio[0]
             tags = {
                 "title": job.prompt,
                 "comment": f"made by vidgen {__version__}, model {defaults.model_version}, seed {job.seed}",

@@ -66,7 +66,8 @@ def generate(model: Path, asked: Sequence[Asked], folder: Path, device: str, bat
     Raises:
         InputError: no such model, or a clip in the folder was made by another model or for another prompt.
     """
-    from vidgen.pipeline import VidGenPipeline, choose_device
+    from vidgen.loading import choose_device
+    from vidgen.pipeline import VidGenPipeline
 
     pipeline = VidGenPipeline.from_pretrained(model, device=choose_device(device))
     version = pipeline.generation.model_version

@@ -15,7 +15,8 @@ from vidgen.clip import ClipSpec
 from vidgen.conditioning import encode_given
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
-from vidgen.given import Given, read_given, read_picture
+from vidgen.given import Given
+from vidgen.material import read_given, read_picture
 from vidgen.pipeline import VidGenPipeline
 
 from .test_pipeline import make_pipeline, seeded
@@ -285,14 +286,14 @@ def test_a_file_goes_on(files):
     given, spec, notes = read(files, "clip.mp4", extend_s=0.5)
     assert (spec.num_frames, given.start_frame, len(given.video), len(given.waveform)) == (26, 0, 14, 14000)
     assert np.abs(given.video.astype(int) - smooth_frames(14)).mean() < 6
-    assert notes == ["clip.mp4: 14 frames used, 12 frames added, its last 1 made anew"]
+    assert notes == ["clip.mp4: 12 frames added, its last 1 made anew"]
     given, spec, notes = read(files, "clip.mp4", extend_s=-0.5)
     assert (spec.num_frames, given.start_frame, len(given.video)) == (27, 13, 14)
     assert given.video_mask(spec).tolist() == [False] * 4 + [True] * 4
     given, spec, notes = read(files, "long.mp4", extend_s=0.5)  # its end is kept, as much as the longest clip holds
     assert (spec.num_frames, len(given.video)) == (34, 22)
     assert np.abs(given.video.astype(int) - smooth_frames(60)[38:]).mean() < 6
-    assert "1.58-2.5 s of 2.5 s" in notes[0]
+    assert notes == ["long.mp4: only 1.58-2.5 s of 2.5 s used, 12 frames added, its last 1 made anew"]
     given, spec, notes = read(files, "long.mp4", extend_s=-0.5)
     assert np.abs(given.video.astype(int) - smooth_frames(60)[:21]).mean() < 6
     assert read(files, "clip.mp4", extend_s=0.5, with_audio=False)[0].waveform is None
@@ -303,13 +304,14 @@ def test_a_file_of_another_size_and_rate_is_conformed_and_that_is_said(files):
     assert given.video.shape == (16, 32, 64, 3)
     assert given.waveform is None
     assert spec.num_frames == 16
-    assert notes == ["wide.mp4: 16 frames used, 320×90 cropped and scaled to 64×32, 30 to 24 fps"]
+    assert notes == ["wide.mp4: 320×90 cropped and scaled to 64×32, 30 to 24 fps"]
     given, spec, _ = read(files, "wide.mp4", replaced=(0.1, 0.3))
     assert len(given.waveform) == 16000
     assert given.replaced_video == given.replaced_audio == ((0.1, 0.3),)
     assert read(files, "wide.mp4", replaced=(0.1, 0.3), only="video")[0].replaced_audio == ()
     assert read(files, "wide.mp4", replaced=(0.1, 0.3), only="audio")[0].replaced_video == ()
     assert read(files, "long.mp4", only="audio")[1].num_frames == 34
+    assert read(files, "clip.mp4", only="audio")[2] == []
     assert read(files, "long.mp4", only="audio", has_duration=True)[1].num_frames == 17
 
 
@@ -317,8 +319,9 @@ def test_sound_of_any_file(files, tmp_path):
     given, spec, _ = read(files, "clip.mp4", video=None, audio=files / "wide.mp4")
     assert (spec.num_frames, given.video) == (16, None)
     assert np.array_equal(given.waveform, media.read_clip(files / "wide.mp4", sample_rate_hz=24000).waveform)
-    given, spec, _ = read(files, "clip.mp4", video=None, audio=files / "long.mp4")
+    given, spec, notes = read(files, "clip.mp4", video=None, audio=files / "long.mp4")
     assert (spec.num_frames, len(given.waveform)) == (34, 34000)
+    assert notes == ["long.mp4: no more than its first 1.42 s used"]
     given, spec, _ = read(files, "", video=None, audio=files / "clip.mp4", has_duration=True)
     assert (spec.num_frames, len(given.waveform)) == (17, 14000)
 
@@ -340,12 +343,12 @@ def test_pictures_are_turned_upright_and_cropped(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
-    upright, note = read_picture(tmp_path / "turned.png", 32, 32)
-    assert note == "turned.png: 40×100 cropped and scaled to 32×32"
+    upright, changes = read_picture(tmp_path / "turned.png", 32, 32)
+    assert changes == ["40×100 cropped and scaled to 32×32"]
     assert upright[4, 4].tolist() == [255, 0, 0]
     assert upright[28, 4].tolist() == [0, 0, 0]
     assert upright[16, 30].tolist() == [0, 0, 255]
-    assert read_picture(tmp_path / "turned.png", 100, 40)[1] == ""
+    assert read_picture(tmp_path / "turned.png", 100, 40)[1] == []
     Image.new("LA", (32, 32), (80, 255)).save(tmp_path / "grey.png")
     assert (read_picture(tmp_path / "grey.png", 32, 32)[0] == 80).all()
 
@@ -461,5 +464,5 @@ def test_what_was_changed_is_one_line(files, monkeypatch, capsys):
     assert list(given.keyframes) == [27]
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "wide.mp4: 16 frames used, 320×90 cropped and scaled to 32×32" in error
+    assert "wide.mp4: 320×90 cropped and scaled to 32×32" in error
     assert "a.png: 64×32 cropped and scaled to 32×32" in error

@@ -15,7 +15,8 @@ from vidgen.audio_sync.codec import AudioCodec
 from vidgen.clip import ClipSpec
 from vidgen.dit.model import JointDiT
 from vidgen.errors import InputError
-from vidgen.pipeline import VidGenPipeline, choose_device
+from vidgen.loading import choose_device
+from vidgen.pipeline import VidGenPipeline
 from vidgen.text import WordVectorEncoder
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 

@@ -82,6 +82,10 @@ class ClipSpec:
         """The number of frames that ``latent_frames`` decode to; at least ``num_frames``."""
         return 1 + (self.latent_frames - 1) * self.compression.frames
 
+    def latent_frame(self, frame: int) -> int:
+        """The latent frame that stands for a frame: 0 for frame 0, 1 for the next ``compression.frames``, and so on."""
+        return ceil(frame / self.compression.frames)
+
     @property
     def latent_height(self) -> int:
         return self.height // self.compression.pixels

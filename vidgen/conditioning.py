@@ -2,13 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
 from .solvers import State, VelocityFn
+
+if TYPE_CHECKING:
+    from .audio_sync.codec import AudioCodec
+    from .clip import ClipSpec
+    from .given import Given
+    from .vae3d.autoencoder import SpacetimeVAE
 
 Text = tuple[Tensor, Tensor]
 """Features (B, S, D) and mask (B, S), as a text encoder's ``encode`` returns them."""
@@ -91,6 +99,48 @@ def given_frames(latents: Tensor, indices: Sequence[int], num_latents: int) -> t
     given = torch.zeros(num_latents, dtype=torch.bool, device=latents.device)
     given[places] = True
     return clean, given.view(1, num_latents, *(1 for _ in latents.shape[3:]))
+
+
+@torch.no_grad()
+def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "AudioCodec") -> Conditioning:
+    """The latents, for a batch of 1 that broadcasts to any, that a user's material gives of the clip ``spec``.
+
+    A video is encoded from its own beginning, so that each latent frame knows the frames before it, as in training.
+    A keyframe is encoded as a picture that is held.
+
+    Raises:
+        InputError: material that does not fit the clip.
+    """
+    given.check(spec)
+    group = spec.compression.frames
+    parts, places = [], []
+    mask = given.video_mask(spec)
+    if given.video is not None and mask.any():
+        video_places = np.flatnonzero(mask)
+        offset = given.start_frame // group  # the latent frame whose last frame is encoded alone, as the first
+        indices = np.arange(offset * group, video_places[-1] * group + 1) - given.start_frame
+        frames = given.video[indices.clip(0, len(given.video) - 1)]  # held before its beginning and after its end
+        parts.append(_encode_frames(frames[None], vae)[:, :, video_places - offset])
+        places += video_places.tolist()
+    for frame, picture in given.keyframes.items():
+        place = spec.latent_frame(frame)
+        held = np.broadcast_to(picture, (1, 1 + group, *picture.shape))
+        parts.append(_encode_frames(held, vae)[:, :, min(place, 1)].unsqueeze(2))
+        places.append(place)
+    video, video_given = given_frames(torch.cat(parts, dim=2), places, spec.latent_frames) if parts else (None, None)
+
+    audio = audio_given = None
+    audio_places = np.flatnonzero(given.audio_mask(spec)).tolist()
+    if audio_places:
+        latents = codec.to_latents(torch.from_numpy(given.sound(spec)).to(codec.device, codec.dtype)[None, None])
+        audio, audio_given = given_frames(latents[:, :, audio_places], audio_places, spec.audio_latents)
+    return Conditioning(video, video_given, audio, audio_given)
+
+
+def _encode_frames(frames: np.ndarray, vae: "SpacetimeVAE") -> Tensor:
+    """Frames (B, T, H, W, 3) uint8 to normalised latents (B, C, t, h, w)."""
+    video = torch.from_numpy(np.ascontiguousarray(frames)).to(vae.device).permute(0, 4, 1, 2, 3)
+    return vae.to_latents(video.to(vae.dtype) / 127.5 - 1)
 
 
 def guided_velocity(

@@ -19,7 +19,10 @@ from PIL import Image
 from .errors import InputError
 from .sheets import contact_sheet, stacked
 
-__all__ = ["Clip", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "save_sheet", "write_video"]
+__all__ = [
+    "Clip", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound", "save_sheet",
+    "write_video",
+]  # fmt: skip
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_FRAME_SAMPLES = 1024
@@ -257,6 +260,27 @@ def read_clip(
         raise InputError(f"{path}: has no frame that can be decoded {start_s:g} s after its start")
     waveform, rate_hz = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
     return Clip(np.stack(pictures), waveform, rate, rate_hz)
+
+
+def read_sound(path: str | Path, sample_rate_hz: int, max_duration_s: float) -> np.ndarray:
+    """Sound of any media file, with or without a picture: mono (N,) float32, at most ``max_duration_s`` long.
+
+    It begins with the first frame of the picture, or with the sound where there is no picture.
+
+    Raises:
+        InputError: the file is missing, cannot be read or has no sound.
+    """
+    path = Path(path)
+    with _opened(path) as container:
+        if not container.streams.audio:
+            raise InputError(f"{path}: has no sound")
+        first = (container.streams.video or container.streams.audio)[0]
+        start_s = float((first.start_time or 0) * (first.time_base or 1))
+        lasts_s = container.duration / av.time_base if container.duration else max_duration_s
+    waveform, _ = _read_sound(path, start_s, Fraction(min(lasts_s, max_duration_s)), sample_rate_hz)
+    if waveform is None or not waveform.size:
+        raise InputError(f"{path}: has no sound")
+    return waveform
 
 
 def _picture_facts(path: Path) -> tuple[float, Fraction, Fraction]:

@@ -1,6 +1,5 @@
 """From a prompt to frames and a waveform, and from a model's folder to a pipeline and back."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -11,23 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
-from .conditioning import guided_velocity
+from .conditioning import Conditioning, encode_given, guided_velocity
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
+from .given import Given
+from .loading import cast, load_network
 from .solvers import State, euler, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 MAX_SHARD_SIZE = "15MB"
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
 DECODED_AT_ONCE = 16  # latent frames; decoding in turns gives the same frames in bounded memory
@@ -38,7 +35,8 @@ class VidGenOutput:
     """What a pipeline made, for B prompts.
 
     ``frames`` (B, T, H, W, 3) uint8 and ``audio`` (B, N) float32 in [-1, 1], as numpy arrays; with output_type "pt"
-    tensors, frames as (B, 3, T, H, W) float in [-1, 1]; with "latent" the normalised latents. ``seconds`` by stage.
+    tensors, frames as (B, 3, T, H, W) float in [-1, 1]; with "latent" the normalised latents. ``audio`` is None where
+    it was not wanted. ``seconds`` by stage.
     """
 
     frames: Any
@@ -130,6 +128,8 @@ class VidGenPipeline(DiffusionPipeline):
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         *,
+        given: Given | None = None,
+        with_audio: bool = True,
         num_frames: int | None = None,
         duration_s: float | None = None,
         height: int | None = None,
@@ -147,6 +147,10 @@ class VidGenPipeline(DiffusionPipeline):
 
         Args:
             negative_prompt: one for all, or one for each prompt.
+            given: pictures, a video or a sound that the clip is to have, in every prompt's clip. Given sound comes
+                back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
+                for the four frames of the latent frame that it falls in. See ``Given``.
+            with_audio: False denoises the picture alone, without its sound.
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
             solver: "euler", "heun" or "midpoint".
@@ -187,6 +191,10 @@ class VidGenPipeline(DiffusionPipeline):
         is_guided = not guidance_scale == audio_guidance_scale == 1
         negative_text = self._encode_text(negatives) if is_guided else None
         stages.end("text")
+        conditioning = Conditioning()
+        if given is not None:
+            conditioning = encode_given(given, spec, self.vae, self.codec)
+            stages.end("encode")
 
         velocity_fn = guided_velocity(
             self.transformer,
@@ -196,6 +204,7 @@ class VidGenPipeline(DiffusionPipeline):
             audio_guidance=audio_guidance_scale,
             video_times_s=torch.tensor(spec.video_latent_times_s(), device=self.device),
             audio_times_s=torch.tensor(spec.audio_latent_times_s(), device=self.device),
+            conditioning=conditioning,
         )
 
         def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
@@ -208,10 +217,10 @@ class VidGenPipeline(DiffusionPipeline):
                 latents = {"video_latents": clean[0], "audio_latents": clean[1]}
                 callback_on_step_end(self, step, video_sigmas[step], latents)
 
-        noise = self._noise(spec, len(prompts), generator)
-        video, audio = SOLVERS[solver](velocity, noise, (video_sigmas, audio_sigmas), on_step)
+        video_noise, audio_noise = self._noise(spec, len(prompts), generator)
+        start = conditioning.start((video_noise, audio_noise if with_audio else None))
+        video, audio = SOLVERS[solver](velocity, start, (video_sigmas, audio_sigmas), on_step)
         assert video is not None
-        assert audio is not None
         stages.end("denoise")
 
         frames: Any = video
@@ -219,10 +228,9 @@ class VidGenPipeline(DiffusionPipeline):
         if output_type != "latent":
             frames = self._decode_video(video, spec, as_bytes=output_type == "np")
             stages.end("decode_video")
-            waveform = self.codec.from_latents(audio.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
-            if output_type == "np":
-                waveform = waveform.cpu().numpy()
-            stages.end("decode_audio")
+            if audio is not None:
+                waveform = self._decode_audio(audio, spec, given, as_array=output_type == "np")
+                stages.end("decode_audio")
         return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
 
     def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -259,6 +267,12 @@ class VidGenPipeline(DiffusionPipeline):
             return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
         return torch.cat(parts, dim=2)[:, :, : spec.num_frames]
 
+    def _decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+        waveform = self.codec.from_latents(latents.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
+        if given is not None:
+            waveform = torch.from_numpy(given.put_back(waveform.cpu().numpy(), spec)).to(waveform.device)
+        return waveform.cpu().numpy() if as_array else waveform
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
@@ -279,7 +293,7 @@ class VidGenPipeline(DiffusionPipeline):
             target = folder / name
             for stale in target.glob("*.safetensors*"):
                 stale.unlink()
-            stored: Any = module if dtype is None else _cast(deepcopy(module), dtype)
+            stored: Any = module if dtype is None else cast(deepcopy(module), dtype)
             if isinstance(stored, TransformersEncoder):
                 stored.tokenizer.save_pretrained(target)
                 stored = stored.model
@@ -314,74 +328,10 @@ class VidGenPipeline(DiffusionPipeline):
         return cls(
             load_network(SpacetimeVAE, folder / "vae").to(device),
             load_network(AudioCodec, folder / "codec").to(device),
-            _cast(load_network(JointDiT, folder / "transformer"), dtype).to(device),
+            cast(load_network(JointDiT, folder / "transformer"), dtype).to(device),
             load_text_encoder(folder / "text_encoder", device=device),
             generation,
         )
-
-
-def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
-    """A network in float32 and eval mode from its ``config.json`` and safetensors, sharded or not, strictly.
-
-    Raises:
-        InputError: a file is missing or damaged, or holds other weights than the network has.
-    """
-    config = _read_json(folder / "config.json")
-    index = folder / f"{WEIGHTS}.index.json"
-    try:
-        names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else [WEIGHTS]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is damaged") from error
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            weights |= load_file(folder / name)
-        except FileNotFoundError as error:
-            raise InputError(f"{folder / name} is missing: the model's folder is not complete") from error
-        except SafetensorError as error:
-            raise InputError(f"{folder / name} is damaged ({error}): get it again") from error
-    try:
-        network = network_class.from_config(config)  # type: ignore[attr-defined]
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{folder}: weights and config do not fit {network_class.__name__}: {reason}") from error
-    return _cast(network, torch.float32).eval()
-
-
-def _cast(network: nn.Module, dtype: torch.dtype) -> Any:
-    """Without the warning that diffusers' own method gives for every network."""
-    return nn.Module.to(network, dtype)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is the first of cuda, mps and cpu that there is.
-
-    Raises:
-        InputError: a device that torch does not know or that this machine lacks.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: the model's folder is not complete") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} is damaged: it should hold one JSON object")
-    return values
 
 
 class _Stopwatch:

@@ -216,7 +216,8 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
     from .distill import DistillConfig, distillation_loss
-    from .pipeline import VidGenPipeline, load_network
+    from .loading import load_network
+    from .pipeline import VidGenPipeline
 
     if args.teacher is None:
         raise InputError("the distill stage needs --teacher: a complete model folder, as the dit stage leaves it")
@@ -325,13 +326,13 @@ def load_or_make(network: Any, folder: Path | None, **arguments: Any) -> Any:
     """Weights to go on from, or a new network."""
     if folder is None:
         return network(**arguments)
-    from .pipeline import load_network
+    from .loading import load_network
 
     return load_network(network, folder)
 
 
 def load_frozen(network: Any, folder: Path) -> Any:
-    from .pipeline import load_network
+    from .loading import load_network
 
     return load_network(network, folder).requires_grad_(False)
 

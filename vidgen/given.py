@@ -1,0 +1,130 @@
+"""The user's own material for a clip: pictures, a video, a sound; everything that is not given is made.
+
+``Given`` holds material that already has the clip's size and rates, and says which latents and samples it settles.
+``material.read_given`` makes one from files, ``conditioning.encode_given`` turns it into clean latents and masks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, floor
+
+import numpy as np
+
+from .clip import ClipSpec
+from .errors import InputError
+
+FADE_S = 0.005
+ROUNDING = 1e-6
+
+Span = tuple[float, float]
+"""Start and end in seconds of the clip."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Material conformed to the size, frame rate and sample rate of the clip that it is given for.
+
+    The picture is given in whole latent frames: one for frame 0 alone, then one for every four frames. Frames of
+    ``video`` that do not fill a latent frame (at its ends and around a replaced span, up to 3 each) are made anew.
+
+    Args:
+        keyframes: pictures (H, W, 3) uint8 by frame of the clip. One that is not frame 0 is given as a picture that is
+            held for the four frames of the latent frame that it falls in: it is seen at its frame, and up to 3 frames
+            before or after.
+        video: frames (T, H, W, 3) uint8.
+        waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
+        start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
+        replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
+    """
+
+    keyframes: Mapping[int, np.ndarray] = field(default_factory=dict)
+    video: np.ndarray | None = None
+    waveform: np.ndarray | None = None
+    start_frame: int = 0
+    replaced_video: tuple[Span, ...] = ()
+    replaced_audio: tuple[Span, ...] = ()
+
+    def check(self, spec: ClipSpec) -> None:
+        """Raise InputError where the material does not fit the clip ``spec`` or contradicts itself."""
+        pictures = [*self.keyframes.values(), *([] if self.video is None else [self.video[0]])]
+        for picture in pictures:
+            if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
+                raise InputError(f"given pictures must be ({spec.height}, {spec.width}, 3) uint8, not "
+                                 f"{picture.shape} {picture.dtype}")  # fmt: skip
+        if self.waveform is not None and (self.waveform.ndim != 1 or not self.waveform.size):
+            raise InputError(f"given sound must be (N,), not {self.waveform.shape}")
+        if not 0 <= self.start_frame < spec.num_frames:
+            raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
+        for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
+            if not 0 <= start_s < end_s <= spec.duration_s + ROUNDING:
+                raise InputError(f"the span {start_s:g}-{end_s:g} s does not lie in the clip's {spec.duration_s:.3g} s")
+        settled = self.video_mask(spec)
+        for frame in sorted(self.keyframes):
+            if not 0 <= frame < spec.num_frames:
+                raise InputError(f"keyframe {frame} lies outside the clip: its frames are 0 to {spec.num_frames - 1}")
+            place = spec.latent_frame(frame)
+            if settled[place]:
+                raise InputError(
+                    f"keyframe {frame} falls on frames that are given already: keep keyframes "
+                    f"{spec.compression.frames} frames apart, and out of what is kept of a video"
+                )
+            settled[place] = True
+
+    def video_mask(self, spec: ClipSpec) -> np.ndarray:
+        """(spec.latent_frames,) bool: the latent frames that ``video`` gives, keyframes not counted."""
+        known = np.zeros(spec.padded_frames, bool)
+        if self.video is not None:
+            stop = self.start_frame + len(self.video)
+            # Beyond its end a clip is padded to whole latent frames, by whoever encodes it.
+            known[self.start_frame : stop if stop < spec.num_frames else None] = True
+        rate = float(spec.frame_rate)
+        for start_s, end_s in self.replaced_video:
+            known[floor(start_s * rate + ROUNDING) : ceil(end_s * rate - ROUNDING)] = False
+        return np.concatenate([known[:1], known[1:].reshape(-1, spec.compression.frames).all(axis=1)])
+
+    def audio_mask(self, spec: ClipSpec) -> np.ndarray:
+        """(spec.audio_latents,) bool: the audio latents of which every sample is given."""
+        hop = spec.compression.samples
+        beyond = spec.audio_latents * hop - spec.num_samples
+        known = np.pad(self.samples_mask(spec), (0, beyond), constant_values=True)
+        return np.all(known.reshape(-1, hop), axis=1)
+
+    def samples_mask(self, spec: ClipSpec) -> np.ndarray:
+        """(spec.num_samples,) bool: the samples that ``waveform`` gives."""
+        known = np.zeros(spec.num_samples, bool)
+        if self.waveform is not None:
+            first = self.first_sample(spec)
+            known[first : first + len(self.waveform)] = True
+        for start_s, end_s in self.replaced_audio:
+            known[round(start_s * spec.sample_rate_hz) : round(end_s * spec.sample_rate_hz)] = False
+        return known
+
+    def first_sample(self, spec: ClipSpec) -> int:
+        """Sample of the clip where ``waveform`` begins."""
+        return round(self.start_frame / spec.frame_rate * spec.sample_rate_hz)
+
+    def sound(self, spec: ClipSpec) -> np.ndarray:
+        """(spec.num_samples,) ``waveform`` at its place, mirrored at its ends: silence there would be an event."""
+        assert self.waveform is not None
+        first = self.first_sample(spec)
+        after = max(0, spec.num_samples - first - len(self.waveform))
+        return np.pad(self.waveform, (first, after), mode="symmetric")[: spec.num_samples].astype(np.float32)
+
+    def put_back(self, made: np.ndarray, spec: ClipSpec) -> np.ndarray:
+        """Decoded sound (B, spec.num_samples) with the given samples in place of their decoded likeness.
+
+        Where given and made sound meet, the made sound starts at the level of the given one and goes over to its own
+        within 5 ms: a step would be heard as a click.
+        """
+        if self.waveform is None:
+            return made
+        given, known = self.sound(spec), self.samples_mask(spec)
+        restored = made.copy()
+        fade = np.linspace(1, 0, round(FADE_S * spec.sample_rate_hz) + 1, dtype=np.float32)[:-1]
+        for edge in np.flatnonzero(known[1:] != known[:-1]):  # the last sample before each change
+            towards_end = known[edge]
+            source = edge if towards_end else edge + 1
+            faded = np.arange(len(fade)) + edge + 1 if towards_end else edge - np.arange(len(fade))
+            inside = (faded >= 0) & (faded < len(known))
+            restored[:, faded[inside]] += (given[source] - made[:, source : source + 1]) * fade[inside]
+        return np.where(known, given, np.clip(restored, -1, 1))
