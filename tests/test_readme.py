@@ -57,10 +57,11 @@ def run(command, folder):
 
 def test_the_sampling_commands_make_clips(workplace):
     made = [run(command, workplace) for command in commands("Two commands")]
-    assert len(made) == 3
+    assert len(made) == 8
     assert list(workplace.glob("outputs/*-7.mp4"))
     assert list(workplace.glob("outputs/*-7.png"))
     assert list(workplace.glob("clips/*.mp4"))
+    assert all((workplace / f"{name}.mp4").is_file() for name in ("base", "foley", "longer", "mended", "seen"))
 
 
 def test_the_training_commands_end_in_a_model_that_samples(workplace):
