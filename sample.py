@@ -106,7 +106,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     there.add_argument("--extend", type=float, metavar="SECONDS", help="go on after the clip; negative: lead up to it")
     there.add_argument("--replace", type=span, metavar="START-END", help="seconds of the clip to make anew")
     there.add_argument("--audio", type=Path, metavar="FILE", help="any file with sound, to make a picture for")
-    there.add_argument("--only", choices=("video", "audio"), help="make just this, and keep the other")
+    there.add_argument(
+        "--only",
+        choices=("video", "audio"),
+        help="make just this, and keep the other (a kept picture passes through the VAE)",
+    )
     there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
     where = parser.add_argument_group("where to")
     where.add_argument(

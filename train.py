@@ -21,13 +21,15 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -71,7 +73,9 @@ def main() -> None:
     if precision not in ("no", "bf16"):
         raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
     # Without this accelerate takes several processes on a machine without accelerators for independent ones.
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # for the one process that caches latents
+    on_cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=[patience])
     torch.manual_seed(settings.seed)  # initial weights
     stage = STAGES[args.stage](args, settings, accelerator)
     if accelerator.is_main_process:
@@ -159,7 +163,11 @@ def train(
     if accelerator.is_main_process and step < settings.steps:
         print(f"stopped at step {step} of {settings.steps}: run the same command again to go on")
     elif accelerator.is_main_process:
-        stage.finish(average, output / "model")
+        finished = output / "model.part"
+        shutil.rmtree(finished, ignore_errors=True)
+        stage.finish(average, finished)
+        shutil.rmtree(output / "model", ignore_errors=True)
+        finished.rename(output / "model")
         print(f"saved {output / 'model'}")
     accelerator.end_training()
 

@@ -1,7 +1,9 @@
-"""What the two autoencoders of a model lose, on clips that they were not trained on:
+"""What the two autoencoders of a model lose:
 
+    python -m vidgen.tabletop.physics --count 400 --seed 2 --output test-scenes.npz --workers 2
     python -m eval.reconstruction --model weights --data test-scenes.npz
 
+Bring clips that the autoencoders were not trained on: nothing here can know.
 ``--data`` is a file of simulated scenes or a folder of clips, as for train.py. Sound is compared where a clip has any.
 """
 

@@ -4,7 +4,9 @@
 
 The flow-matching loss on clips of a latent cache is measured with the true captions, and with captions in which the
 words of one kind are exchanged for others of that kind, on the same noise. A model that heeds a word pays for a false
-one; one that does not is as good with either. This tells what is being learned long before samples show it.
+one; one that does not is as good with either. This tells what is being learned long before samples show it. The cache
+must be of the model's own autoencoders and clip length; a cache that the model was trained on will do, since what is
+compared are captions.
 """
 
 import argparse

@@ -60,8 +60,7 @@ class VAEConfig(TrainConfig):
     temporal_weight: float = 0.5
     kl_weight: float = 1e-4
     adversarial_weight: float = 0.0
-    adversarial_start: int = 0
-    """Step at which the discriminator joins; it is trained only when ``adversarial_weight`` is positive."""
+    """The discriminator is trained only when this is positive."""
     latent_scale_power: float = 0.5
     """How far normalised latents keep the size of what they do to the picture: 0 makes all channels equally large."""
 
@@ -72,7 +71,6 @@ class AudioConfig(TrainConfig):
     latent_channels: int = 32
     kl_weight: float = 1e-4
     adversarial_weight: float = 0.0
-    adversarial_start: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,8 +144,8 @@ PRESETS = {
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
                         compile=True, latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05,
-                        adversarial_start=10000, workers=8),
-        audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05, adversarial_start=8000,
+                        workers=8),
+        audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05,
                           workers=8),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
                       mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,

@@ -113,7 +113,7 @@ def draw_noise_levels(
     video = levels(1, config.video_shift).repeat(video_frames)
     audio = levels(1, config.audio_shift).repeat(audio_latents)
     if mode == "per_modality" and some_given:
-        (video if uniform() < 0.5 else audio).zero_()
+        (video if audio_latents and uniform() < 0.5 else audio).zero_()
     elif mode == "per_frame" and video_frames > 1:
         count = 1 + int(uniform() * (video_frames - 1))
         if uniform() < 0.5:

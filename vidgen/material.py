@@ -60,12 +60,14 @@ def read_given(
             given = Given(video=frames, waveform=waveform, replaced_video=spans if only != "audio" else (),
                           replaced_audio=spans if only != "video" else ())  # fmt: skip
     elif audio is not None:
-        waveform = np.clip(read_sound(audio, spec.sample_rate_hz, limit.duration_s), -1, 1)
+        waveform = np.clip(read_sound(audio, spec.sample_rate_hz, limit.duration_s + 0.1), -1, 1)
+        is_longer = len(waveform) > limit.num_samples
+        waveform = waveform[: limit.num_samples]
         if not has_duration:
             num_frames = round(len(waveform) / spec.sample_rate_hz * spec.frame_rate)
             spec = replace(spec, num_frames=max(1, num_frames))
         given = Given(waveform=waveform)
-        if len(waveform) == limit.num_samples:
+        if is_longer:
             notes = _as_note(audio, [f"no more than its first {limit.duration_s:.3g} s used"])
     pictures = {}
     for frame, path in (keyframes or {}).items():

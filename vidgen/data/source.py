@@ -27,7 +27,7 @@ def open_clips(
         InputError: there are none.
     """
     if path.suffix == ".npz":
-        from ..tabletop.physics import load_trajectories
+        from ..tabletop.archive import load_trajectories
         from ..tabletop.source import TabletopClips
 
         return TabletopClips(load_trajectories(path), spec, split, seed, device, with_video=with_video,
