@@ -28,7 +28,7 @@ train() { # STAGE NAME FURTHER-ARGUMENTS…
 train vae3d vae3d
 train audio audio
 models=(--vae "$out/vae3d/model" --codec "$out/audio/model" --latents "$out/latents")
-# What things look like is learned from single frames, at a tenth of a clip's cost; then how they move and sound.
+# What things look like is learned from single frames, at a fifth of a clip's cost; then how they move and sound.
 train dit frames "${models[@]}" --set latent_frames=1 batch_size=$((frames / processes)) steps="$frame_steps"
 train dit dit "${models[@]}" --set batch_size=$((clips / processes)) --init "$out/frames/model/transformer"
 echo "python sample.py --model $out/dit/model --prompt \"a small red metal ball drops onto a wooden floor\""
