@@ -72,8 +72,8 @@ def main() -> None:
     precision = settings.mixed_precision
     if precision not in ("no", "bf16"):
         raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
-    # Without this accelerate takes several processes on a machine without accelerators for independent ones.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # for the one process that caches latents
+    # Untold, accelerate takes several processes on a machine without accelerators for independent ones.
     on_cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=[patience])
     torch.manual_seed(settings.seed)  # initial weights

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every stage of the shipped model, from nothing to a model folder. Run it again after a stop: each stage resumes.
-#   runs/tabletop.sh [PRESET] [OUTPUT]      presets: tabletop-cpu (two cores, about 2.5 hours), tabletop-gpu, toy
+#   runs/tabletop.sh [PRESET] [OUTPUT]      presets: tabletop-cpu (two cores, 2.5 hours by estimate), tabletop-gpu, toy
 # PROCESSES=2 trains in two processes that share every batch: on two cores a little faster than one with two threads.
 set -euo pipefail
 cd "$(dirname "$0")/.."

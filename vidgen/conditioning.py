@@ -190,7 +190,9 @@ def guided_velocity(
             return given.still(call(x, sigma))
         doubled = call(tuple(None if stream is None else torch.cat((stream, stream)) for stream in x), sigma)
         scales = (video_guidance, audio_guidance)
-        return given.still(tuple(_guide(both, scale) for both, scale in zip(doubled, scales, strict=True)))
+        return given.still(
+            tuple(None if both is None else guide(both, scale) for both, scale in zip(doubled, scales, strict=True))
+        )
 
     return velocity
 
@@ -203,9 +205,8 @@ def stack_texts(first: Text, second: Text) -> Text:
     return torch.cat(features), torch.cat(masks)
 
 
-def _guide(both: Tensor | None, scale: float) -> Tensor | None:
-    if both is None:
-        return None
+def guide(both: Tensor, scale: float) -> Tensor:
+    """Velocities (2·B, …), under the prompt and then under the negative one, to the guided ones (B, …)."""
     conditional, negative = both.chunk(2)
     return torch.lerp(negative, conditional, scale)
 

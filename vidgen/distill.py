@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .conditioning import Text, stack_texts
+from .conditioning import Text, guide, stack_texts
 from .errors import InputError
 from .flow import interpolate, sample_noise
 from .solvers import sigma_schedule
@@ -96,7 +96,7 @@ def distillation_loss(
         for place in range(config.teacher_substeps):
             answers = at(teacher, x, place, both_texts, copies=2)
             x = tuple(
-                stream + _like(rows[:, place + 1] - rows[:, place], stream) * _guided(answer.float(), scale)
+                stream + _like(rows[:, place + 1] - rows[:, place], stream) * guide(answer.float(), scale)
                 for stream, rows, answer, scale in zip(x, levels, answers, scales, strict=True)
             )
         lines = tuple(
@@ -107,11 +107,6 @@ def distillation_loss(
     errors = [(velocity.float() - line).square().mean() for velocity, line in zip(velocities, lines, strict=True)]
     loss = config.video_weight * errors[0] + config.audio_weight * errors[1]
     return loss, {"video": errors[0].detach(), "audio": errors[1].detach()}
-
-
-def _guided(answer: Tensor, scale: float) -> Tensor:
-    conditional, negative = answer.chunk(2)
-    return torch.lerp(negative, conditional, scale)
 
 
 def _like(per_sample: Tensor, x: Tensor) -> Tensor:

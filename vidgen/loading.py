@@ -68,6 +68,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        InputError: the file is missing, or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
