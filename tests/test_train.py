@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import train
 from vidgen import cli
+from vidgen.errors import InputError
 from vidgen.tabletop.physics import main as simulate_scenes
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,10 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     made = VidGenPipeline.from_pretrained(dit / "model")("bikes pass by", num_inference_steps=2)
     assert made.frames.shape == (1, 5, 32, 32, 3)
     assert made.audio.shape == (1, 5000)
+
+    longer = ("num_frames=9", *small[1:], "steps=1")
+    with pytest.raises(InputError, match="latents of another size"):
+        run(monkeypatch, *command("dit", recordings, tmp_path / "other", *longer), *models)
 
     teacher = ("--teacher", dit / "model", "--latents", tmp_path / "latents")
     run(monkeypatch, *command("distill", recordings, tmp_path / "student", "steps=4", "log_every=1"), *teacher)

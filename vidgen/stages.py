@@ -286,7 +286,11 @@ def latent_clips(
     spec: ClipSpec,
     **options: Any,
 ) -> Any:
-    """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``."""
+    """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``.
+
+    Raises:
+        InputError: a cache whose latents have other shapes. That an autoencoder was trained further is not seen.
+    """
     from .data.latents import LatentClips, cache_latents
 
     @torch.no_grad()
@@ -296,10 +300,15 @@ def latent_clips(
 
     cache = args.latents or args.output / "latents"
     if accelerator.is_main_process and not (cache / "index.json").exists():
-        clips = open_clips(args.data, spec, **source(settings, accelerator))
-        cache_latents(clips, settings.cached_clips or len(clips), encode, cache)  # type: ignore[arg-type]
+        source_clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
+        cache_latents(source_clips, settings.cached_clips or len(source_clips), encode, cache)
     accelerator.wait_for_everyone()
-    return LatentClips(cache, seed=settings.seed, **options)
+    clips = LatentClips(cache, seed=settings.seed, **options)
+    video = (vae.config.latent_channels, spec.latent_frames, spec.latent_height, spec.latent_width)
+    audio = (codec.config.latent_channels, spec.audio_latents)
+    if clips.video.shape[1:] != video or clips.audio.shape[1:] != audio:
+        raise InputError(f"{cache} holds latents of another size, length or autoencoder: delete it or name another")
+    return clips
 
 
 def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
