@@ -80,6 +80,10 @@ class DiTConfig(TrainConfig):
     heads: int = 4
     patch: int = 2
     text_layers: int = 2
+    local_width: int = 96
+    """Channels of the convolutions over latents around the transformer, 0 for none."""
+    precondition: bool = True
+    """Leave to the network only what a linear guess of the velocity leaves open (``flow.preconditioning``)."""
     caption_dropout: float = 0.1
     video_shift: float = 1.0
     audio_shift: float = 1.0

@@ -7,6 +7,7 @@ arXiv 2210.02747, section 4.1, whose time runs the other way); σ = 0 is clean, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,14 @@ class FlowConfig:
             raise InputError(f"given is a probability, not {self.given}")
 
 
+class Preconditioning(NamedTuple):
+    """A velocity is ``skip``·x + ``gain``·(what the network answers to ``scale``·x)."""
+
+    scale: Tensor
+    skip: Tensor
+    gain: Tensor
+
+
 @dataclass(frozen=True)
 class NoiseDraw:
     """What one training sample gets: noise of the latents' shapes, and noise levels (t,) and (L,)."""
@@ -61,6 +70,21 @@ def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
     """dx/dσ along the path: the same everywhere on it."""
     return noise - x0
+
+
+def preconditioning(sigma: Tensor, std: Tensor) -> Preconditioning:
+    """What a network is shown and has to answer, for clean values of mean 0 and standard deviation ``std``.
+
+    Karras et al. 2022 (arXiv 2206.00364, section 5) for the straight path: ``skip``·x is the best linear guess of the
+    velocity from x alone, so the noise need not pass through the network; what it is shown and what is left to
+    answer have variance 1 at every noise level. For Gaussian values the guess is exact and an answer of 0 is right.
+
+    Args:
+        sigma, std: broadcastable to one another; std positive.
+    """
+    variance = sigma**2 + ((1 - sigma) * std) ** 2
+    skip = (sigma - (1 - sigma) * std**2) / variance
+    return Preconditioning(variance.rsqrt(), skip, std * variance.rsqrt())
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:

@@ -167,6 +167,8 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         heads=settings.heads,
         patch=settings.patch,
         text_layers=settings.text_layers,
+        local_width=settings.local_width,
+        **latent_deviations(dataset) if settings.precondition else {},
     )
     if settings.latent_frames:
         for part in (transformer.audio_in, transformer.audio_head):
@@ -309,6 +311,16 @@ def latent_clips(
     if clips.video.shape[1:] != video or clips.audio.shape[1:] != audio:
         raise InputError(f"{cache} holds latents of another size, length or autoencoder: delete it or name another")
     return clips
+
+
+def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
+    """``video_std`` and ``audio_std`` for ``JointDiT``: of each channel, over the first clips of a cache.
+
+    The floor keeps a channel that never changes (an untrained autoencoder's) from being divided by nothing.
+    """
+    first = {"video_std": clips.video[:count], "audio_std": clips.audio[clips.has_audio][:count]}
+    deviations = {name: channel_statistics(latents)[1] for name, latents in first.items() if len(latents)}
+    return {name: [round(max(float(value), 0.01), 4) for value in std] for name, std in deviations.items()}
 
 
 def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..flow import Preconditioning, preconditioning
 from .blocks import JointBlock, NoiseLevelEmbedding, TextBlock, modulate, spread
 from .rope import audio_angles, position_angles, video_angles
 
@@ -66,6 +67,33 @@ class OutputHead(nn.Module):
         return self.proj(modulate(x, spread(shift, x.shape[1]), spread(1 + scale, x.shape[1])))
 
 
+class LocalConvolutions(nn.Module):
+    """What neighbouring latents of a frame have to do with one another, so that no seam shows where patches meet.
+
+    Convolutions over each frame's latents before the transformer, and over what it answers, with the former as a skip
+    connection. The last one starts at zero.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.stem_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem_out = nn.Conv2d(width, width, 3, padding=1)
+        self.head_in = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.head_out = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.head_out.weight)
+        nn.init.zeros_(self.head_out.bias)
+
+    def stem(self, video: Tensor) -> Tensor:
+        """Latents (B, C, t, h, w) to features (B, width, t, h, w)."""
+        features = self.stem_out(F.silu(self.stem_in(_as_frames(video))))
+        return _as_clips(features, video)
+
+    def head(self, stem: Tensor, answer: Tensor) -> Tensor:
+        """The stem's features and the transformer's, both (B, width, t, h, w), to latents (B, C, t, h, w)."""
+        features = _as_frames(torch.cat((stem, answer.to(stem.dtype)), dim=1))
+        return _as_clips(self.head_out(F.silu(self.head_in(features))), stem)
+
+
 class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the velocity (noise − clean) of video and audio latents; see ``vidgen.flow`` for the path.
 
@@ -76,6 +104,9 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         patch: edge of the square of video latents that makes one token.
         mlp_ratio: hidden width of the feed-forward layers over width.
         text_layers: blocks of the text refiner.
+        local_width: channels of convolutions over each frame's latents around the transformer; 0 leaves them out.
+        video_std, audio_std: the standard deviation of each channel of the clean latents. With them the network has to
+            answer only what a linear guess of the velocity leaves open (``flow.preconditioning``).
     """
 
     _supports_gradient_checkpointing = True
@@ -95,19 +126,26 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         patch: int = 2,
         mlp_ratio: float = 4.0,
         text_layers: int = 2,
+        local_width: int = 0,
+        video_std: list[float] | None = None,
+        audio_std: list[float] | None = None,
     ):
         super().__init__()
         if width % (8 * heads):
             raise InputError(f"width {width} is not a multiple of 8 × {heads} heads")
         self.patch, self.head_dim = patch, width // heads
-        self.video_in = nn.Linear(video_channels * patch**2, width)
+        for name, std, channels in (("video", video_std, video_channels), ("audio", audio_std, audio_channels)):
+            if std is not None and (len(std) != channels or min(std) <= 0):
+                raise InputError(f"{name}_std is one positive number for each of {channels} channels")
+        self.local = LocalConvolutions(video_channels, local_width) if local_width else None
+        self.video_in = nn.Linear((video_channels + local_width) * patch**2, width)
         self.audio_in = nn.Linear(audio_channels, width)
         self.text_refiner = TextRefiner(text_dim, width, heads, text_layers, mlp_ratio)
         self.level_embedding = NoiseLevelEmbedding(width)
         self.level_modulation = nn.Linear(width, 6 * width)
         self.level_output = nn.Linear(width, 2 * width)
         self.blocks = nn.ModuleList(JointBlock(width, heads, mlp_ratio, modalities=3) for _ in range(depth))
-        self.video_head = OutputHead(width, video_channels * patch**2)
+        self.video_head = OutputHead(width, (video_channels + local_width) * patch**2)
         self.audio_head = OutputHead(width, audio_channels)
         self.gradient_checkpointing = False
         for layer in (self.level_modulation, self.level_output):
@@ -148,13 +186,18 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         tokens, angles, levels = [], [], []  # of video, audio and text, in this order; only of those present
         if video is not None:
             sigma, times_s = self._check_video(video, video_sigma, video_times_s)
-            tokens.append(self.video_in(self._patchify(video)))
+            video_scaling = self._scaling(sigma[:, None], self.config.video_std, video)
+            scaled = video if video_scaling is None else video * video_scaling.scale
+            features = scaled if self.local is None else torch.cat((scaled, self.local.stem(scaled)), dim=1)
+            tokens.append(self.video_in(self._patchify(features)))
             rows, columns = video.shape[3] // self.patch, video.shape[4] // self.patch
             angles.append(video_angles(times_s, rows, columns, self.head_dim))
             levels.append(self._token_levels(sigma, video))
         if audio is not None:
             sigma, times_s = self._check_audio(audio, audio_sigma, audio_times_s)
-            tokens.append(self.audio_in(audio.transpose(1, 2)))
+            audio_scaling = self._scaling(sigma[:, None], self.config.audio_std, audio)
+            scaled = audio if audio_scaling is None else audio * audio_scaling.scale
+            tokens.append(self.audio_in(scaled.transpose(1, 2)))
             angles.append(audio_angles(times_s, self.head_dim))
             levels.append(sigma.expand(batch, -1))
         tokens.append(text_tokens)
@@ -186,8 +229,17 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if video is not None:
             patches = self.video_head(streams[0], self.level_output(embedded[0]))
             video_velocity = self._unpatchify(patches, video)
+            if self.local is not None:
+                split = (video.shape[1], self.config.local_width)
+                _, stem = features.split(split, dim=1)
+                video_velocity, answer = video_velocity.split(split, dim=1)
+                video_velocity = video_velocity + self.local.head(stem, answer)
+            if video_scaling is not None:
+                video_velocity = video_scaling.skip * video + video_scaling.gain * video_velocity
         if audio is not None:
             audio_velocity = self.audio_head(streams[-2], self.level_output(embedded[-1])).transpose(1, 2)
+            if audio_scaling is not None:
+                audio_velocity = audio_scaling.skip * audio + audio_scaling.gain * audio_velocity
         return video_velocity, audio_velocity
 
     def _text_tokens(self, text: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -236,6 +288,13 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         means = F.avg_pool2d(sigma.expand(batch, frames, height, width).float(), self.patch)
         return means.flatten(1)
 
+    @staticmethod
+    def _scaling(sigma: Tensor, std: list[float] | None, latents: Tensor) -> Preconditioning | None:
+        if std is None:
+            return None
+        per_channel = torch.tensor(std, device=latents.device).view(-1, *[1] * (latents.ndim - 2))
+        return Preconditioning(*(part.to(latents.dtype) for part in preconditioning(sigma.float(), per_channel)))
+
     def _patchify(self, video: Tensor) -> Tensor:
         """(B, C, t, h, w) to (B, t·h·w / patch², C·patch²)."""
         p = self.patch
@@ -246,6 +305,14 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return rearrange(
             tokens, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=height // p, p=p, q=p
         )  # fmt: skip
+
+
+def _as_frames(video: Tensor) -> Tensor:
+    return rearrange(video, "b c t h w -> (b t) c h w")
+
+
+def _as_clips(frames: Tensor, video: Tensor) -> Tensor:
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=video.shape[0])
 
 
 def _sites(latents: Tensor) -> tuple[int, ...]:
