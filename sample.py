@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 from vidgen import __version__, cli
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.generation import GenerationConfig
+from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 
 if TYPE_CHECKING:
     from vidgen.given import Given
 
-ROOT = Path(__file__).resolve().parent
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -119,9 +118,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--preview", action="store_true", help="also write a PNG of frames, waveform and spectrogram")
     where.add_argument("--json", action="store_true", help="print one line of JSON for each clip")
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--model", type=Path, default=ROOT / "weights", help="folder of a model (default: the shipped one)"
-    )
+    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model (default: the shipped one)")
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")

@@ -37,6 +37,7 @@ from tqdm import tqdm
 from vidgen import checkpoint, cli, config
 from vidgen.data.sampling import KeyedBatches, SeededBatches
 from vidgen.errors import InputError
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
 
 STAGES: dict[str, Callable[..., Stage]] = {
@@ -60,7 +61,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
     parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
     parser.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
-    parser.add_argument("--text", default="weights/text_encoder", help="dit: text encoder, a folder or a hub id")
+    parser.add_argument(
+        "--text", default=str(SHIPPED_MODEL / "text_encoder"), help="dit: text encoder, a folder or a hub id"
+    )
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
     return parser.parse_args()
 
@@ -208,6 +211,7 @@ def backward(
         with contextlib.nullcontext() if last else accelerator.no_sync(loss_module), accelerator.autocast():
             loss, parts = loss_module(batch)
             accelerator.backward(loss / len(micro_batches))
+        batch.update({key: parts.pop(key) for key in list(parts) if parts[key].ndim})
         for key, value in {"loss": loss, **parts}.items():
             totals[key] = totals.get(key, torch.zeros((), device=loss.device)) + value.detach() / len(micro_batches)
     totals = {key: accelerator.reduce(value, reduction="mean") for key, value in totals.items()}

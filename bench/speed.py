@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vidgen import cli
 from vidgen.clip import ClipSpec
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.media import write_video
 from vidgen.pipeline import VidGenPipeline
 
@@ -26,7 +27,7 @@ TEXT_TOKENS = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("weights"))
+    parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: as many as torch takes")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench.mp4"))

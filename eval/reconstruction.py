@@ -22,6 +22,7 @@ from vidgen.audio_sync.onsets import match_onsets, onset_times_s
 from vidgen.cli import run
 from vidgen.data.source import open_clips, to_float, to_uint8
 from vidgen.errors import InputError
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.pipeline import VidGenPipeline
 from vidgen.vae3d.losses import perceptual_loss
 
@@ -33,7 +34,7 @@ SAME_ONSET_S = 0.05
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.reconstruction", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("weights"), help="folder of a model")
+    parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model")
     parser.add_argument("--data", type=Path, required=True, help="simulated scenes (.npz) or a folder of clips")
     parser.add_argument("--clips", type=int, default=32, help="how many clips")
     parser.add_argument("--seed", type=int, default=0, help="of the looks of simulated scenes")

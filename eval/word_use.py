@@ -23,6 +23,7 @@ from vidgen.cli import run
 from vidgen.data.latents import LatentClips
 from vidgen.errors import InputError
 from vidgen.flow import FlowConfig, flow_loss
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.pipeline import VidGenPipeline
 from vidgen.tabletop.scene import COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
 
@@ -39,7 +40,7 @@ KINDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.word_use", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("weights"), help="folder of a model")
+    parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model")
     parser.add_argument("--latents", type=Path, required=True, help="a latent cache that train.py dit has made")
     parser.add_argument("--clips", type=int, default=128, help="how many of its clips, from the end")
     parser.add_argument("--sigma", type=float, nargs="+", default=[0.95, 0.85, 0.7], help="noise levels")

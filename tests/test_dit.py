@@ -1,19 +1,21 @@
 import pytest
 import torch
+from torch import nn
 
 from vidgen.conditioning import guided_velocity
-from vidgen.dit.model import JointDiT
+from vidgen.dit.model import JointDiT, LocalConvolutions
 from vidgen.dit.rope import MAX_TIME_HZ, apply_rotary, audio_angles, video_angles
 from vidgen.errors import InputError
-from vidgen.flow import FlowConfig, flow_loss, sample_noise
+from vidgen.flow import FlowConfig, flow_loss, preconditioning, sample_noise
 from vidgen.solvers import euler, sigma_schedule
 
 VIDEO_TIMES_S = torch.tensor([0.0, 0.1, 0.27])
 AUDIO_TIMES_S = torch.arange(4) * 0.04 + 0.02
 TINY = {
     "video_channels": 3, "audio_channels": 2, "text_dim": 8, "width": 32, "depth": 2, "heads": 2, "patch": 2,
-    "text_layers": 1,
+    "text_layers": 1, "local_width": 4, "video_std": [0.5, 1.0, 3.0], "audio_std": [1.0, 2.0],
 }  # fmt: skip
+PLAIN = {**TINY, "local_width": 0, "video_std": None, "audio_std": None}
 
 
 def tiny(**changes) -> JointDiT:
@@ -99,11 +101,36 @@ def test_rotation_keeps_lengths_and_zero_is_the_identity():
 
 
 def test_a_fresh_model_answers_zero_with_the_shapes_of_its_input():
-    video, audio = JointDiT(**TINY)(**inputs())
+    video, audio = JointDiT(**PLAIN)(**inputs())
     assert video.shape == (2, 3, 3, 4, 2)
     assert audio.shape == (2, 2, 4)
     assert (video == 0).all()
     assert (audio == 0).all()
+
+
+def test_a_fresh_preconditioned_model_answers_the_linear_guess_of_every_channel_at_every_noise_level():
+    given = inputs()
+    video_sigma, audio_sigma = torch.rand(2, 3, 4, 2), torch.rand(2, 4)
+    video, audio = JointDiT(**TINY)(**{**given, "video_sigma": video_sigma, "audio_sigma": audio_sigma})
+    for velocity, noisy, sigma, std in (
+        (video, given["video"], video_sigma[:, None], torch.tensor(TINY["video_std"]).view(3, 1, 1, 1)),
+        (audio, given["audio"], audio_sigma[:, None], torch.tensor(TINY["audio_std"]).view(2, 1)),
+    ):
+        assert torch.allclose(velocity, preconditioning(sigma, std).skip * noisy, atol=1e-6)
+
+
+def test_convolutions_cross_the_seams_of_patches_but_not_frames():
+    local, video = LocalConvolutions(3, 8), torch.randn(1, 3, 3, 6, 4)
+    moved = video.clone()
+    moved[:, :, 1, 2, 1] += 1  # the corner of a patch
+    change = (local.stem(moved) - local.stem(video)).abs().amax((0, 1))
+    assert (change[1, :5, :4] > 0).all()
+    assert (change[1, 5] == 0).all()
+    assert (change[[0, 2]] == 0).all()
+    nn.init.normal_(local.head_out.weight)
+    stem, answer = torch.randn(2, 1, 8, 3, 6, 4).unbind()
+    assert local.head(stem, answer).shape == video.shape
+    assert not torch.allclose(local.head(stem, answer), local.head(stem, answer * 2))
 
 
 def test_padding_has_no_influence_and_words_have():
@@ -162,7 +189,7 @@ def test_a_constant_noise_level_may_have_any_broadcastable_shape(shape):
 
 def test_every_tokens_noise_level_reaches_that_token():
     """With one frame's level changed, that frame changes most; with attention cut off, it alone changes."""
-    model = tiny()
+    model = tiny(local_width=0)  # convolutions tell a token of its neighbours
     with torch.no_grad():
         for block in model.blocks:
             block.attn.proj.weight.zero_()

@@ -8,6 +8,7 @@ from vidgen.flow import (
     draw_noise_levels,
     flow_loss,
     interpolate,
+    preconditioning,
     sample_noise,
     sample_sigma,
     shift_sigma,
@@ -39,6 +40,20 @@ def test_the_path_joins_clean_and_noise_with_the_target_as_its_slope():
     assert torch.allclose(slope, velocity_target(clean, noise))
     assert torch.equal(interpolate(clean, noise, torch.tensor(0.0)), clean)
     assert torch.equal(interpolate(clean, noise, torch.tensor(1.0)), noise)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 0.85, 1.0])
+@pytest.mark.parametrize("std", [0.2, 1.0, 4.0])
+def test_preconditioning_leaves_what_is_unpredictable_from_x_alone_at_unit_variance(sigma, std):
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 200000, generator=generator, dtype=torch.float64).unbind()
+    clean = clean * std
+    x = interpolate(clean, noise, torch.tensor(sigma))
+    scale, skip, gain = preconditioning(torch.tensor(sigma), torch.tensor(std))
+    rest = (velocity_target(clean, noise) - skip * x) / gain
+    assert (scale * x).std() == pytest.approx(1, rel=0.01)
+    assert rest.std() == pytest.approx(1, rel=0.01)
+    assert (rest * scale * x).mean() == pytest.approx(0, abs=0.01)
 
 
 def test_shift_keeps_the_ends_and_composes():

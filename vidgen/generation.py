@@ -10,6 +10,8 @@ from typing import Any
 from .clip import ClipSpec, Compression
 from .errors import InputError
 
+SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "weights"
+"""The model that the repository carries."""
 FILE_NAME = "generation_config.json"
 
 

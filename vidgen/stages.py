@@ -22,7 +22,8 @@ from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
-"""Model and batch in; the loss and its parts out."""
+"""Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
+discriminator: a loss must not change the batch itself, since distributed wrappers may hand it a copy."""
 
 
 @dataclasses.dataclass
@@ -59,14 +60,14 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        video = batch["video"]
         if settings.crop:
-            batch["video"] = random_crops(batch["video"], settings.crop, batch["seeds"])
-        loss, parts = vae_loss(model, to_float(batch["video"]), weights, generators(batch), discriminator)
-        batch["reconstruction"] = parts.pop("reconstruction")
-        return loss, parts
+            video = random_crops(video, settings.crop, batch["seeds"])
+        loss, parts = vae_loss(model, to_float(video), weights, generators(batch), discriminator)
+        return loss, {**parts, "shown": video}
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return discriminator_loss(model, to_float(batch["video"]), batch["reconstruction"])
+        return discriminator_loss(model, to_float(batch["shown"]), batch["reconstruction"])
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
@@ -107,9 +108,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
     discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
-        batch["reconstruction"] = parts.pop("reconstruction")
-        return loss, parts
+        return codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         return discriminator_loss(model, batch["audio"], batch["reconstruction"])
@@ -159,6 +158,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     transformer = load_or_make(
         JointDiT,
         args.init,
+        latent_deviations(dataset) if settings.precondition else None,
         video_channels=vae.config.latent_channels,
         audio_channels=codec.config.latent_channels,
         text_dim=text_encoder.dim,
@@ -168,7 +168,6 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         patch=settings.patch,
         text_layers=settings.text_layers,
         local_width=settings.local_width,
-        **latent_deviations(dataset) if settings.precondition else {},
     )
     if settings.latent_frames:
         for part in (transformer.audio_in, transformer.audio_head):
@@ -343,13 +342,24 @@ def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, 
     return {"seed": settings.seed, "device": accelerator.device if settings.workers == 0 else "cpu"}
 
 
-def load_or_make(network: Any, folder: Path | None, **arguments: Any) -> Any:
-    """Weights to go on from, or a new network."""
+def load_or_make(network: Any, folder: Path | None, measured: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    """Weights to go on from, or a new network; ``measured`` are arguments taken from the data, for a new one only.
+
+    Raises:
+        InputError: the network of the weights is not the one that the settings ask for.
+    """
     if folder is None:
-        return network(**arguments)
+        return network(**arguments, **(measured or {}))
     from .loading import load_network
 
-    return load_network(network, folder)
+    loaded = load_network(network, folder)
+    for name, value in arguments.items():
+        if loaded.config[name] != value:
+            raise InputError(
+                f"{folder} has {name}={loaded.config[name]}, the settings ask for {value}: "
+                "set what the weights have, or start without --init"
+            )
+    return loaded
 
 
 def load_frozen(network: Any, folder: Path) -> Any:
