@@ -8,7 +8,7 @@ import torch
 
 from vidgen.clip import ClipSpec
 from vidgen.data.folder import ClipFolder
-from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents
+from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents, claim_cache, digest
 from vidgen.errors import InputError
 from vidgen.media import write_video
 
@@ -112,6 +112,25 @@ def test_captions_are_dropped_at_the_rate_asked_for(tmp_path):
     captions = clips[[(0, draw) for draw in range(2000)]]["captions"]
     assert 0.2 < captions.count("") / 2000 < 0.3
     assert set(captions) == {"", "clip 0"}
+
+
+def test_a_cache_made_from_something_else_is_refused(tmp_path):
+    data, cache, network = tmp_path / "clips", tmp_path / "cache", torch.nn.Linear(2, 2)
+    (data / "more").mkdir(parents=True)
+    (data / "more" / "a.mp4").write_bytes(b"1234")
+    (data / "metadata.jsonl").write_text('{"file_name": "more/a.mp4", "text": "red"}')
+    made_from = digest(data, ClipSpec(), network)
+    claim_cache(cache, made_from)
+    claim_cache(cache, digest(data, ClipSpec(), network))
+    others = [digest(data, ClipSpec(num_frames=5), network), digest(data, ClipSpec(), torch.nn.Linear(2, 2))]
+    (data / "metadata.jsonl").write_text('{"file_name": "more/a.mp4", "text": "tan"}')
+    others.append(digest(data, ClipSpec(), network))
+    (data / "more" / "a.mp4").write_bytes(b"12345")
+    others.append(digest(data, ClipSpec(), network))
+    assert len({made_from, *others}) == 5
+    for other in others:
+        with pytest.raises(InputError, match="latents of other data"):
+            claim_cache(cache, other)
 
 
 def test_single_latent_frames_are_those_of_the_clip_in_order(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train
@@ -82,7 +83,7 @@ def test_killed_and_run_again_equals_undisturbed(monkeypatch, scenes, tmp_path):
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, scenes, tmp_path):
-    settings = (*SMALL, "steps=4", "checkpoint_every=4", "log_every=1", "warmup_steps=1")
+    settings = (*SMALL, "steps=4", "checkpoint_every=4", "log_every=1", "warmup_steps=1", "adversarial_weight=0.05")
     run(monkeypatch, *command("vae3d", scenes, tmp_path / "one", *settings, "batch_size=4"))
     subprocess.run(
         [
@@ -92,12 +93,24 @@ def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, scenes, tm
         ],
         cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, check=True,
     )  # fmt: skip
-    for column in ("loss", "l1", "kl", "gradient_norm"):
+    for column in ("loss", "l1", "kl", "adversarial", "discriminator", "gradient_norm"):
         assert losses(tmp_path / "two", column) == pytest.approx(losses(tmp_path / "one", column), rel=1e-3)
     one, two = weights(tmp_path / "one", "model"), weights(tmp_path / "two", "model")
     moved = torch.cat([(two[name] - value).abs().flatten() for name, value in one.items()])
     # Adam makes a full step of what is nearly zero, so a few weights differ by rounding's sign; nearly all agree.
     assert (moved < 1e-5).float().mean() > 0.98
+
+
+def test_a_loss_may_leave_things_in_the_batch_even_where_the_wrapper_hands_it_a_copy():
+    class Copying(torch.nn.Linear):
+        def forward(self, batch):
+            loss = super().forward(dict(batch)["x"]).sum()
+            return loss, {"loss_again": loss.detach(), "reconstruction": batch["x"] + 1}
+
+    batch = {"x": torch.ones(3, 2)}
+    _, parts = train.backward(Copying(2, 1), [batch], Accelerator(cpu=True))
+    assert set(parts) == {"loss_again"}
+    assert torch.equal(batch["reconstruction"], torch.full((3, 2), 2.0))
 
 
 def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch, recordings, tmp_path):
@@ -123,8 +136,11 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert made.frames.shape == (1, 5, 32, 32, 3)
     assert made.audio.shape == (1, 5000)
 
+    wider = ("num_frames=5", "height=32", "width=32", "model_width=64", "depth=1", "steps=1")
+    with pytest.raises(InputError, match=r"width=32.*ask for 64"):
+        run(monkeypatch, *command("dit", recordings, tmp_path / "other", *wider), *models)
     longer = ("num_frames=9", *small[1:], "steps=1")
-    with pytest.raises(InputError, match="latents of another size"):
+    with pytest.raises(InputError, match="latents of other data, clips or autoencoders"):
         run(monkeypatch, *command("dit", recordings, tmp_path / "other", *longer), *models)
 
     teacher = ("--teacher", dit / "model", "--latents", tmp_path / "latents")

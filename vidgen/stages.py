@@ -290,9 +290,9 @@ def latent_clips(
     """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``.
 
     Raises:
-        InputError: a cache whose latents have other shapes. That an autoencoder was trained further is not seen.
+        InputError: a cache of other data, clips or autoencoders.
     """
-    from .data.latents import LatentClips, cache_latents
+    from .data.latents import LatentClips, cache_latents, claim_cache, digest
 
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -300,16 +300,13 @@ def latent_clips(
         return vae.to_latents(to_float(video)), codec.to_latents(audio)
 
     cache = args.latents or args.output / "latents"
-    if accelerator.is_main_process and not (cache / "index.json").exists():
-        source_clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
-        cache_latents(source_clips, settings.cached_clips or len(source_clips), encode, cache)
+    if accelerator.is_main_process:
+        claim_cache(cache, digest(args.data, spec, vae, codec))
+        if not (cache / "index.json").exists():
+            clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
+            cache_latents(clips, settings.cached_clips or len(clips), encode, cache)
     accelerator.wait_for_everyone()
-    clips = LatentClips(cache, seed=settings.seed, **options)
-    video = (vae.config.latent_channels, spec.latent_frames, spec.latent_height, spec.latent_width)
-    audio = (codec.config.latent_channels, spec.audio_latents)
-    if clips.video.shape[1:] != video or clips.audio.shape[1:] != audio:
-        raise InputError(f"{cache} holds latents of another size, length or autoencoder: delete it or name another")
-    return clips
+    return LatentClips(cache, seed=settings.seed, **options)
 
 
 def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:

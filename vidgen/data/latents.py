@@ -1,5 +1,6 @@
 """Clips encoded once by both autoencoders, kept on disk, and served to the transformer from memory."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,16 +11,54 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..clip import ClipSpec
 from ..errors import InputError
 
 CLIPS_PER_SHARD = 256
 
 Encoder = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
 """A data batch in; normalised video latents (B, C, t, h, w) and audio latents (B, C_a, L) out."""
+
+
+def digest(data: Path, spec: ClipSpec, *networks: nn.Module) -> str:
+    """What a latent cache depends on, as one hash: the data's files, the clip's shape, the autoencoders.
+
+    Another seed draws other looks of the same data, which any run may learn from: it does not count. Of a folder,
+    names and sizes count, and the captions' text; clips are not read.
+    """
+    made_from = hashlib.sha256(str(spec).encode())
+    for path in sorted(data.rglob("*")) if data.is_dir() else [data]:
+        if path.is_file():
+            made_from.update(f"{path.relative_to(data)} {path.stat().st_size}".encode())
+            if path == data or path.suffix in (".jsonl", ".txt"):
+                made_from.update(path.read_bytes())
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            made_from.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return made_from.hexdigest()
+
+
+def claim_cache(folder: Path, made_from: str) -> None:
+    """Note in ``folder`` what its latents are made from (``digest``).
+
+    Raises:
+        InputError: it holds latents that were made from something else.
+    """
+    note = folder / "made_from"
+    if note.exists() or (folder / "index.json").exists():
+        if not note.exists() or note.read_text() != made_from:
+            raise InputError(
+                f"{folder} holds latents of other data, clips or autoencoders: delete it, or name another folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".made_from-{os.getpid()}"
+    part.write_text(made_from)
+    os.replace(part, note)
 
 
 def cache_latents(dataset: Any, num_clips: int, encode: Encoder, folder: Path, *, batch_size: int = 4) -> None:

@@ -80,8 +80,8 @@ class LocalConvolutions(nn.Module):
         self.stem_out = nn.Conv2d(width, width, 3, padding=1)
         self.head_in = nn.Conv2d(2 * width, width, 3, padding=1)
         self.head_out = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.head_out.weight)
-        nn.init.zeros_(self.head_out.bias)
+        for parameter in self.head_out.parameters():
+            nn.init.zeros_(parameter)
 
     def stem(self, video: Tensor) -> Tensor:
         """Latents (B, C, t, h, w) to features (B, width, t, h, w)."""
