@@ -9,8 +9,9 @@
 
 ``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
 simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
-noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. The dit
-and distill stages end in a complete model folder for sample.py --model.
+noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. SIGTERM, which
+schedulers send, ends a run with a checkpoint. The dit and distill stages end in a complete model folder for
+sample.py --model.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import itertools
 import json
 import math
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -130,6 +133,8 @@ def train(
 
     batches = iterate(stage.dataset, settings, accelerator, step * settings.accumulate)
     log = Log(output, accelerator.is_main_process, settings, step)
+    terminated = threading.Event()  # as schedulers announce that they are about to kill the job
+    handler_before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     running_loss: float | None = None
     while step < settings.steps:
         for optimizer in optimizers.values():
@@ -153,15 +158,17 @@ def train(
 
         clips = settings.batch_size * settings.accumulate * accelerator.num_processes
         log.step(step, loss, parts, float(norm), clips, wait_s)
-        time_is_up = stop_after_s is not None and is_any(time.perf_counter() - started > stop_after_s, accelerator)
-        due = step % settings.checkpoint_every == 0 or step == settings.steps or time_is_up
+        time_is_up = stop_after_s is not None and time.perf_counter() - started > stop_after_s
+        stop = is_any(time_is_up or terminated.is_set(), accelerator)
+        due = step % settings.checkpoint_every == 0 or step == settings.steps or stop
         if accelerator.is_main_process and due:
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
             stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         accelerator.wait_for_everyone()
-        if time_is_up:
+        if stop:
             break
+    signal.signal(signal.SIGTERM, handler_before)
     log.close()
     if accelerator.is_main_process and step < settings.steps:
         print(f"stopped at step {step} of {settings.steps}: run the same command again to go on")

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 
@@ -41,3 +43,21 @@ def test_a_damaged_checkpoint_is_an_input_error(tmp_path):
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(InputError, match="step-0000001"):
         checkpoint.load_latest(tmp_path, {"model": model}, {})
+
+
+def test_a_full_disk_is_an_input_error_and_spares_the_last_checkpoint(monkeypatch, tmp_path):
+    model, written = torch.nn.Linear(2, 2), []
+    checkpoint.save(tmp_path, 1, {"model": model}, {}, keep=1)
+    before = (tmp_path / "step-0000001" / "model.safetensors").read_bytes()
+
+    def save_file(tensors, path):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(b"half")
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.raises(InputError, match=r"step 2 cannot be written.*No space left"):
+        checkpoint.save(tmp_path, 2, {"model": model, "average": model}, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+    assert (tmp_path / "step-0000001" / "model.safetensors").read_bytes() == before

@@ -82,6 +82,23 @@ def test_killed_and_run_again_equals_undisturbed(monkeypatch, scenes, tmp_path):
     assert losses(tmp_path / "whole") == losses(broken)
 
 
+def test_termination_writes_a_checkpoint_first(scenes, tmp_path):
+    settings = (*SMALL, "steps=100000", "checkpoint_every=100000", "log_every=1")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *map(str, command("vae3d", scenes, tmp_path, *settings))],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "log.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    step = len(losses(tmp_path))
+    assert f"stopped at step {step} of 100000" in said
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{step:07d}"]
+
+
 def test_two_processes_train_as_one_with_twice_the_batch(monkeypatch, scenes, tmp_path):
     settings = (*SMALL, "steps=4", "checkpoint_every=4", "log_every=1", "warmup_steps=1", "adversarial_weight=0.05")
     run(monkeypatch, *command("vae3d", scenes, tmp_path / "one", *settings, "batch_size=4"))

@@ -19,15 +19,23 @@ from .errors import InputError
 def save(
     folder: Path, step: int, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], keep: int
 ) -> None:
-    """Write ``folder/step-NNNNNNN`` with one file for each module and optimiser; keep the newest ``keep``."""
+    """Write ``folder/step-NNNNNNN`` with one file for each module and optimiser; keep the newest ``keep``.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk; the checkpoints before it are left as they were.
+    """
     target = folder / f"step-{step:07d}"
     part = folder / f".part-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, module in modules.items():
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, part / f"{name}.safetensors")
-    for name, optimizer in optimizers.items():
-        save_file(_flatten(optimizer), part / f"{name}.safetensors")
+    tensors = {name: module.state_dict() for name, module in modules.items()}
+    tensors |= {name: _flatten(optimizer) for name, optimizer in optimizers.items()}
+    try:
+        part.mkdir(parents=True)
+        for name, values in tensors.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, part / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"the checkpoint of step {step} cannot be written to {folder}: {error}") from error
     if target.exists():
         shutil.rmtree(target)
     os.replace(part, target)
