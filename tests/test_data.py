@@ -8,7 +8,7 @@ import torch
 
 from vidgen.clip import ClipSpec
 from vidgen.data.folder import ClipFolder
-from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents, claim_cache, digest
+from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents, claim_cache, complete_cache, digest
 from vidgen.errors import InputError
 from vidgen.media import write_video
 
@@ -94,6 +94,7 @@ def test_the_cache_holds_every_clip_once_and_goes_on_where_it_stopped(tmp_path):
     count = CLIPS_PER_SHARD + 10
     source = Numbered(100)
     cache_latents(source, count, encode, tmp_path)
+    complete_cache(count, tmp_path)
     whole = LatentClips(tmp_path)
     assert whole.video[:, 0, 0, 0, 0].tolist() == list(range(count))
     assert whole.captions[103] == ["clip 3"]
@@ -102,12 +103,26 @@ def test_the_cache_holds_every_clip_once_and_goes_on_where_it_stopped(tmp_path):
     (tmp_path / "latents-00001.safetensors").unlink()
     again = Numbered(100)
     cache_latents(again, count, encode, tmp_path)
+    complete_cache(count, tmp_path)
     assert [draw for _, draw in again.asked] == list(range(CLIPS_PER_SHARD, count))
     assert torch.equal(LatentClips(tmp_path).audio, whole.audio)
 
 
+def test_processes_share_the_work_and_make_the_same_cache(tmp_path):
+    count = 3 * CLIPS_PER_SHARD + 10
+    sources = [Numbered(100), Numbered(100)]
+    for rank, source in enumerate(sources):
+        with pytest.raises(InputError, match="lacks latents-0000"):
+            complete_cache(count, tmp_path)
+        cache_latents(source, count, encode, tmp_path, rank=rank, world_size=2)
+    complete_cache(count, tmp_path)
+    assert LatentClips(tmp_path).video[:, 0, 0, 0, 0].tolist() == list(range(count))
+    assert [len(source.asked) for source in sources] == [2 * CLIPS_PER_SHARD, CLIPS_PER_SHARD + 10]
+
+
 def test_captions_are_dropped_at_the_rate_asked_for(tmp_path):
     cache_latents(Numbered(4), 4, encode, tmp_path)
+    complete_cache(4, tmp_path)
     clips = LatentClips(tmp_path, caption_dropout=0.25)
     captions = clips[[(0, draw) for draw in range(2000)]]["captions"]
     assert 0.2 < captions.count("") / 2000 < 0.3
@@ -139,6 +154,7 @@ def test_single_latent_frames_are_those_of_the_clip_in_order(tmp_path):
         return places.expand(-1, 2, -1, 3, 3), batch["number"].view(-1, 1, 1)
 
     cache_latents(Numbered(4), 4, encode_frames, tmp_path)
+    complete_cache(4, tmp_path)
     clips = LatentClips(tmp_path, latent_frames=2)
     keys = [(draw % 4, draw) for draw in range(400)]
     batch = clips[keys]
@@ -156,6 +172,7 @@ def test_an_incomplete_or_damaged_cache_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"index\.json"):
         LatentClips(tmp_path)
     cache_latents(Numbered(4), 4, encode, tmp_path)
+    complete_cache(4, tmp_path)
     shard = tmp_path / "latents-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:50])
     with pytest.raises(InputError, match="latents-00000"):

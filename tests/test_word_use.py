@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eval import word_use
-from vidgen.data.latents import LatentClips, cache_latents
+from vidgen.data.latents import LatentClips, cache_latents, complete_cache
 from vidgen.flow import FlowConfig, draw_noise
 
 CAPTION = "a small red wooden ball rolls in from the left and hits a big blue glass cube on a wooden floor"
@@ -27,6 +27,7 @@ def cache(tmp_path):
         return torch.randn(count, 48, 13, 8, 8), torch.randn(count, 32, 52)
 
     cache_latents(Captioned(), 3, encode, tmp_path)
+    complete_cache(3, tmp_path)
     return tmp_path
 
 

@@ -292,7 +292,7 @@ def latent_clips(
     Raises:
         InputError: a cache of other data, clips or autoencoders.
     """
-    from .data.latents import LatentClips, cache_latents, claim_cache, digest
+    from .data.latents import LatentClips, cache_latents, claim_cache, complete_cache, digest
 
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -302,9 +302,17 @@ def latent_clips(
     cache = args.latents or args.output / "latents"
     if accelerator.is_main_process:
         claim_cache(cache, digest(args.data, spec, vae, codec))
-        if not (cache / "index.json").exists():
-            clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
-            cache_latents(clips, settings.cached_clips or len(clips), encode, cache)
+    accelerator.wait_for_everyone()
+    missing = not (cache / "index.json").exists()
+    accelerator.wait_for_everyone()  # all have looked before one of them writes it
+    if missing:
+        clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
+        count = settings.cached_clips or len(clips)
+        share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        cache_latents(clips, count, encode, cache, **share)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            complete_cache(count, cache)
     accelerator.wait_for_everyone()
     return LatentClips(cache, seed=settings.seed, **options)
 

@@ -61,25 +61,51 @@ def claim_cache(folder: Path, made_from: str) -> None:
     os.replace(part, note)
 
 
-def cache_latents(dataset: Any, num_clips: int, encode: Encoder, folder: Path, *, batch_size: int = 4) -> None:
+def cache_latents(
+    dataset: Any,
+    num_clips: int,
+    encode: Encoder,
+    folder: Path,
+    *,
+    batch_size: int = 4,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
     """Encode ``num_clips`` samples of ``dataset`` into shards under ``folder``; shards already there are kept.
 
-    Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks.
-    ``index.json`` is written last, so a folder that has it is complete.
+    Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks. Of
+    several processes each writes every ``world_size``-th shard; ``complete_cache`` ends the work of all.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(0, num_clips, CLIPS_PER_SHARD)
-    names = [f"latents-{number:05d}.safetensors" for number in range(len(shards))]
-    with tqdm(total=num_clips, desc="caching latents", unit="clip", disable=None) as progress:
-        for start, name in zip(shards, names, strict=True):
-            stop = min(start + CLIPS_PER_SHARD, num_clips)
-            if not (folder / name).exists():
-                _write_shard(dataset, range(start, stop), encode, folder / name, batch_size, progress)
+    shards = [
+        (folder / name, range(start, min(start + CLIPS_PER_SHARD, num_clips)))
+        for name, start in zip(_shard_names(num_clips), range(0, num_clips, CLIPS_PER_SHARD), strict=True)
+    ][rank::world_size]
+    total = sum(len(clips) for _, clips in shards)
+    with tqdm(total=total, desc="caching latents", unit="clip", disable=None if rank == 0 else True) as progress:
+        for path, clips in shards:
+            if path.exists():
+                progress.update(len(clips))
             else:
-                progress.update(stop - start)
-    index = {"clips": num_clips, "shards": names}
-    (folder / "index.json.part").write_text(json.dumps(index))
+                _write_shard(dataset, clips, encode, path, batch_size, progress)
+
+
+def complete_cache(num_clips: int, folder: Path) -> None:
+    """Write ``index.json``, without which a folder of latents is incomplete.
+
+    Raises:
+        InputError: a shard is missing.
+    """
+    names = _shard_names(num_clips)
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise InputError(f"{folder} lacks {missing[0]}: cache again")
+    (folder / "index.json.part").write_text(json.dumps({"clips": num_clips, "shards": names}))
     os.replace(folder / "index.json.part", folder / "index.json")
+
+
+def _shard_names(num_clips: int) -> list[str]:
+    return [f"latents-{number:05d}.safetensors" for number in range(-(-num_clips // CLIPS_PER_SHARD))]
 
 
 def _write_shard(
