@@ -43,9 +43,7 @@ def main() -> None:
     if args.clips < 1:
         raise InputError("--clips must be at least 1")
     pipeline = VidGenPipeline.from_pretrained(args.model)
-    clips: Any = open_clips(
-        args.data, pipeline.generation.spec(compression=pipeline.compression), seed=args.seed, split="any"
-    )
+    clips: Any = open_clips(args.data, pipeline.generation.spec(), seed=args.seed, split="any")
     count = min(args.clips, len(clips))
     pictures, sounds = [], []
     for key in tqdm([(index, 0) for index in range(count)], unit="clip", disable=None):

@@ -1,6 +1,6 @@
 """What a clip says of itself, and the command that makes it again:
 
-    python -m vidgen.inspect outputs/clip.mp4
+python -m vidgen.inspect outputs/clip.mp4
 """
 
 import argparse

@@ -70,6 +70,9 @@ class VidGenPipeline(DiffusionPipeline):
             generation or GenerationConfig(),
             sample_rate_hz=codec.config.sample_rate_hz,
             size_multiple=vae.config.spatial_compression * transformer.config.patch,
+            compression=Compression(
+                vae.config.temporal_compression, vae.config.spatial_compression, codec.config.hop_samples
+            ),
         )
         for module in self.components.values():
             module.eval()
@@ -108,11 +111,6 @@ class VidGenPipeline(DiffusionPipeline):
             **settings,
         )
         return cls(vae, codec, transformer, text_encoder, generation)
-
-    @property
-    def compression(self) -> Compression:
-        vae, codec = self.vae.config, self.codec.config
-        return Compression(vae.temporal_compression, vae.spatial_compression, codec.hop_samples)
 
     @property
     def device(self) -> torch.device:
@@ -182,9 +180,8 @@ class VidGenPipeline(DiffusionPipeline):
         video_sigmas = sigma_schedule(steps, defaults.video_shift)
         audio_sigmas = sigma_schedule(steps, defaults.audio_shift)
         spec = defaults.spec(
-            num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate,
-            compression=self.compression,
-        )  # fmt: skip
+            num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
+        )
 
         stages = _Stopwatch(self.device)
         text = self._encode_text(prompts)
