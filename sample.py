@@ -5,6 +5,7 @@ Several prompts and several samples of each may be asked for; every clip depends
 """
 
 import argparse
+import itertools
 import json
 import re
 import secrets
@@ -293,7 +294,7 @@ def make_in_parts(
         generator=torch.Generator().manual_seed(job.seed),
         **settings,
     )
-    chunk = next(chunks)
+    first = next(chunks)
     seconds = {"first_part": time.perf_counter() - start_s}
     shown, heard = [], []  # a frame a second, and the sound, for the preview
     step = max(1, round(spec.frame_rate))
@@ -302,13 +303,12 @@ def make_in_parts(
         sample_rate_hz=spec.sample_rate_hz, metadata=tags, progressive=True,
     ) as writer:  # fmt: skip
         try:
-            while chunk is not None:
+            for chunk in itertools.chain([first], chunks):
                 writer.add(chunk.frames, None if chunk.waveform is None else chunk.waveform[None])
                 bar.update(len(chunk.frames))
                 if args.preview:
                     shown.append(chunk.frames[-chunk.start_frame % step :: step].copy())
                     heard += [] if chunk.waveform is None else [chunk.waveform]
-                chunk = next(chunks, None)
         except KeyboardInterrupt:
             seconds_made = float(writer.frames_written / spec.frame_rate)
             bar.write(f"{job.path} holds the first {seconds_made:.2f} s", file=sys.stderr)
