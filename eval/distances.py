@@ -1,8 +1,8 @@
-"""How far two sets of clips lie apart in a feature space: polynomial kernel distance first, Fréchet distance with its n.
+"""How far two sets of clips lie apart in a feature space: kernel distance first, Fréchet distance with its n.
 
-The Fréchet distance between two samples of the *same* distribution is far from zero (in 400 dimensions some hundreds at
-n = 32) and falls with n; the kernel distance is unbiased at any n. So no value here travels without the number of clips,
-and features of different extractors or preprocessing are not compared.
+The Fréchet distance between two samples of the *same* distribution is far from zero (some hundreds in 400 dimensions at
+n = 32) and falls with n; the kernel distance is unbiased at any n. So no value travels without the number of clips, and
+features of different extractors or preprocessing are not compared.
 """
 
 import warnings
@@ -63,7 +63,7 @@ class Distance:
 
 
 def frechet_distance(first: Features, second: Features) -> Distance:
-    """Squared Fréchet distance of the two Gaussians with the samples' means and covariances (Heusel et al. 2017, eq. 6).
+    """Squared Fréchet distance of the Gaussians with the samples' means and covariances (Heusel et al. 2017, eq. 6).
 
     With A'A and B'B the covariances, tr sqrt(A'A B'B) is the sum of the singular values of AB': no root of a matrix
     that may be singular is needed.
@@ -79,12 +79,12 @@ def frechet_distance(first: Features, second: Features) -> Distance:
     fewest = min(len(first), len(second))
     if fewest < dimensions:
         warnings.warn(
-            f"a Fréchet distance of {fewest} clips in {dimensions} dimensions is mostly bias; trust the kernel distance",
+            f"the Fréchet distance of {fewest} clips in {dimensions} dimensions is mostly bias; use a kernel one",
             stacklevel=2,
         )
     means = [side.values.mean(0) for side in (first, second)]
-    roots = [
-        np.linalg.qr((side.values - mean) / np.sqrt(len(side) - 1), mode="r")
+    roots: list[np.ndarray] = [
+        np.asarray(np.linalg.qr((side.values - mean) / np.sqrt(len(side) - 1), mode="r"))
         for side, mean in zip((first, second), means, strict=True)
     ]
     cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
