@@ -5,8 +5,6 @@ None of them is a known benchmark's score but ``temporal_flickering``, which is 
 arXiv 2311.17982, before normalisation).
 """
 
-import importlib
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +15,9 @@ import numpy as np
 from vidgen.errors import InputError
 from vidgen.media import Clip, read_clip
 
-FLOW_SIDE_PX = 256
-"""Flow is computed on frames whose shorter side has no more pixels than this."""
+from .motion import Motion, frame_luma, optical_flow, require
+from .sync import onset_sync
+
 REPEATED_LEVELS = 1.0
 """A frame repeats the one before if no 8×8 block's mean changes by as many of 255 levels: a codec changes less."""
 BLACK_LEVEL = 32
@@ -29,13 +28,18 @@ CLIPPED_RUN = 3
 
 
 def measure(clip: Clip) -> dict[str, float | None]:
-    """All figures of a clip; picture first.
+    """All figures of a clip: ``picture``, ``sound``, and ``onset_sync`` between the two.
 
     Raises:
         InputError: no frame, or a sound with values that are not finite.
         InputError: the packages of the ``eval`` extra are missing.
     """
-    return {**picture(clip.frames, clip.frame_rate), **sound(clip)}
+    motion = _motion(clip.frames)
+    return {
+        **picture(clip.frames, clip.frame_rate, motion),
+        **sound(clip),
+        "onset_sync": None if motion is None else onset_sync(clip, motion),
+    }
 
 
 def measure_file(path: str | Path) -> dict[str, float | None]:
@@ -55,8 +59,14 @@ def measure_file(path: str | Path) -> dict[str, float | None]:
     return figures
 
 
-def picture(frames: np.ndarray, frame_rate: Fraction) -> dict[str, float | None]:
-    """Figures of frames (T, H, W, 3) uint8.
+def _motion(frames: np.ndarray) -> Motion | None:
+    if frames.ndim != 4 or not len(frames) or frames.dtype != np.uint8:
+        raise InputError(f"frames must be (T, H, W, 3) uint8 with T at least 1, not {frames.shape} {frames.dtype}")
+    return optical_flow(frame_luma(frames)) if len(frames) > 1 else None
+
+
+def picture(frames: np.ndarray, frame_rate: Fraction, motion: Motion | None) -> dict[str, float | None]:
+    """Figures of frames (T, H, W, 3) uint8 and their optical flow, None for a single frame.
 
     motion_sides_per_s: mean over frame pairs of the fastest 5 % of the optical flow, in shorter sides of the frame a
         second (what VBench's dynamic degree thresholds, with DIS for RAFT).
@@ -69,17 +79,15 @@ def picture(frames: np.ndarray, frame_rate: Fraction) -> dict[str, float | None]
     black_frames: share of black frames.
     sharpness: variance of the Laplacian of luma, mean over the frames; blur lowers it, but noise raises it.
     """
-    if frames.ndim != 4 or not len(frames) or frames.dtype != np.uint8:
-        raise InputError(f"frames must be (T, H, W, 3) uint8 with T at least 1, not {frames.shape} {frames.dtype}")
-    cv2 = require_cv2()
-    luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    cv2 = require("cv2")
+    luma = frame_luma(frames)
     figures: dict[str, float | None] = {
         "black_frames": float(((luma < BLACK_LEVEL).mean((1, 2)) >= 0.98).mean()),
         "sharpness": float(np.mean([cv2.Laplacian(frame, cv2.CV_64F).var() for frame in luma])),
     }
     of_pairs = ["motion_sides_per_s", "warp_error_levels", "unexplained", "temporal_flickering"]
     figures |= dict.fromkeys([*of_pairs, "brightness_flicker_levels", "repeated_frames", "longest_freeze_s"])
-    if len(frames) < 2:
+    if motion is None:
         return figures
     repeats = [_repeats(*pair) for pair in pairwise(luma)]
     longest = max((len(run) for run in "".join("x" if again else " " for again in repeats).split()), default=0)
@@ -91,7 +99,6 @@ def picture(frames: np.ndarray, frame_rate: Fraction) -> dict[str, float | None]
     }
     if len(frames) > 2:
         figures["brightness_flicker_levels"] = float(np.abs(np.diff(luma.mean((1, 2)), 2)).mean())
-    motion = optical_flow(luma)
     fastest = [np.sort(speed.ravel())[-max(1, speed.size // 20) :].mean() for speed in motion.speeds_px()]
     side_px = min(motion.luma.shape[1:])
     figures["motion_sides_per_s"] = float(np.mean(fastest) * frame_rate / side_px)
@@ -104,44 +111,11 @@ def picture(frames: np.ndarray, frame_rate: Fraction) -> dict[str, float | None]
     return figures
 
 
-@dataclass(frozen=True)
-class Motion:
-    """``luma`` (T, h, w) uint8, and flows (T - 1, h, w, 2) in its pixels, x then y.
-
-    ``forward[k]`` leads from frame k to frame k + 1, ``back[k]`` from k + 1 to k.
-    """
-
-    luma: np.ndarray
-    forward: np.ndarray
-    back: np.ndarray
-
-    def speeds_px(self) -> np.ndarray:
-        """(T - 1, h, w) pixels a frame."""
-        return np.linalg.norm(self.forward, axis=-1)
-
-
-def optical_flow(luma: np.ndarray) -> Motion:
-    """Dense flow both ways by DIS (Kroeger et al. 2016, arXiv 1603.03590) of luma (T, H, W) uint8."""
-    cv2 = require_cv2()
-    height, width = luma.shape[1:]
-    scale = min(1.0, FLOW_SIDE_PX / min(height, width))
-    # DIS needs some pixels to work with; a tiny frame is enlarged, and speeds are in sides of the frame anyway.
-    scale = max(scale, 32 / min(height, width))
-    size = (round(width * scale), round(height * scale))
-    small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in luma])
-    solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    forward = [solver.calc(first, second, None) for first, second in pairwise(small)]
-    back = [solver.calc(second, first, None) for first, second in pairwise(small)]
-    return Motion(
-        small, np.array(forward).reshape(-1, *small.shape[1:], 2), np.array(back).reshape(-1, *small.shape[1:], 2)
-    )
-
-
 def _warp_error(
     first: np.ndarray, second: np.ndarray, forward: np.ndarray, back: np.ndarray
 ) -> tuple[float | None, float]:
     """Mean absolute difference where the flows agree, None if nowhere; and the share of pixels where they do not."""
-    cv2 = require_cv2()
+    cv2 = require("cv2")
     height, width = first.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     to_x, to_y = x + forward[..., 0], y + forward[..., 1]
@@ -156,7 +130,7 @@ def _warp_error(
 
 
 def _repeats(first: np.ndarray, second: np.ndarray) -> bool:
-    cv2 = require_cv2()
+    cv2 = require("cv2")
     size = (max(1, first.shape[1] // 8), max(1, first.shape[0] // 8))
     blocks = [cv2.resize(frame.astype(np.float32), size, interpolation=cv2.INTER_AREA) for frame in (first, second)]
     return bool(np.abs(blocks[0] - blocks[1]).max() < REPEATED_LEVELS)
@@ -193,13 +167,13 @@ def sound(clip: Clip) -> dict[str, float | None]:
         return figures
     figures |= {"true_peak_dbtp": float(20 * np.log10(peak)), "bandwidth_hz": _bandwidth_hz(waveform, rate_hz)}
     if num_samples >= 0.4 * rate_hz:
-        loudness = _require("pyloudnorm").Meter(rate_hz).integrated_loudness(waveform.T)
+        loudness = require("pyloudnorm").Meter(rate_hz).integrated_loudness(waveform.T)
         figures["loudness_lufs"] = float(loudness) if np.isfinite(loudness) else None
     return figures
 
 
 def _true_peak(waveform: np.ndarray, rate_hz: int) -> float:
-    signal = _require("scipy.signal")
+    signal = require("scipy.signal")
     factor = max(1, -(-192000 // rate_hz))
     return float(np.abs(signal.resample_poly(waveform, factor, 1, axis=1)).max())
 
@@ -213,18 +187,6 @@ def _clipped(waveform: np.ndarray) -> float:
 
 
 def _bandwidth_hz(waveform: np.ndarray, rate_hz: int) -> float:
-    frequencies_hz, power = _require("scipy.signal").welch(waveform, rate_hz, nperseg=min(2048, waveform.shape[1]))
+    frequencies_hz, power = require("scipy.signal").welch(waveform, rate_hz, nperseg=min(2048, waveform.shape[1]))
     cumulative = np.cumsum(power.sum(0))
     return float(frequencies_hz[np.searchsorted(cumulative, 0.99 * cumulative[-1])])
-
-
-def require_cv2():
-    """OpenCV, or an InputError that names the extra."""
-    return _require("cv2")
-
-
-def _require(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f'{module} is missing: pip install "vidgen[eval]"') from error

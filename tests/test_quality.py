@@ -1,5 +1,6 @@
 """The figures that need no network: each moves the right way when a clip is damaged in a known way."""
 
+import sys
 from fractions import Fraction
 
 import cv2
@@ -142,6 +143,21 @@ def test_silence_and_a_late_or_short_sound():
     assert measure(clip(waveform=half[: RATE_HZ // 4]))["duration_mismatch_s"] == pytest.approx(-0.25)
     shifted = np.concatenate([np.zeros(RATE_HZ // 10, np.float32), tone()])[: RATE_HZ // 2]
     assert measure(clip(waveform=shifted))["silence"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_shifted_sound_is_out_of_sync():
+    frames = np.repeat(panning(4, num_frames=2)[:1], 24, 0)
+    frames[12:] = panning(4, num_frames=2)[1]  # a jump, first seen after half a second
+    click = np.zeros(RATE_HZ, np.float32)
+    click[RATE_HZ // 2 : RATE_HZ // 2 + 2400] = tone(duration_s=0.05) * np.linspace(1, 0, 2400)
+    assert measure(clip(frames, click))["onset_sync"] == 1
+    assert measure(clip(frames, np.roll(click, RATE_HZ // 8)))["onset_sync"] == 0
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(InputError, match=r'cv2 is missing: pip install -e "\.\[eval\]"'):
+        measure(clip())
 
 
 def test_what_cannot_be_measured_is_none():
