@@ -19,14 +19,13 @@ from .feature_networks import I3D, Inception, SoundNet
 from .fetch import weights_path
 
 I3D_FRAMES = 16
-FID_FRAMES = 4
 SOUNDNET_RATE_HZ = 22050
 SOUNDNET_SAMPLES = 20 * SOUNDNET_RATE_HZ
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """``features`` turns a clip into (k, d) rows; the two strings say what is comparable with what."""
+    """``features`` turns a clip into one row (d,) float32; the two strings say what is comparable with what."""
 
     name: str
     """Of the network, with the checksum of its weights."""
@@ -34,6 +33,8 @@ class Extractor:
     features: Callable[[Clip], np.ndarray]
     sound_rate_hz: int | None = None
     """Clips are to be read at this sample rate; None where sound does not matter."""
+    max_frames: int | None = None
+    """It looks at no more frames of a clip than its first so many."""
 
 
 def i3d(torchscript: Path | None = None) -> Extractor:
@@ -60,7 +61,7 @@ def i3d(torchscript: Path | None = None) -> Extractor:
             raise InputError(f"FVD and KVD need {I3D_FRAMES} frames of a clip, and one has {len(clip.frames)}")
         frames = _images(clip.frames[:I3D_FRAMES])
         frames = F.interpolate(frames, (224, 224), mode="bilinear", align_corners=False) / 127.5 - 1
-        return network(frames.movedim(0, 1)[None], **options).reshape(1, -1).numpy()
+        return network(frames.movedim(0, 1)[None], **options).flatten().numpy()
 
     return Extractor(
         _name("i3d-kinetics400", path), "first 16 frames, bilinear to 224×224, x/127.5-1, logits", features
@@ -68,7 +69,9 @@ def i3d(torchscript: Path | None = None) -> Extractor:
 
 
 def inception() -> Extractor:
-    """Pooled features of FID's Inception on four frames of a clip, evenly spread: frame FID and KID.
+    """Pooled features of FID's Inception on the middle frame of a clip: frame FID and KID.
+
+    One frame a clip, because frames of one clip are no independent samples.
 
     Raises:
         InputError: the weights are not at hand.
@@ -78,12 +81,11 @@ def inception() -> Extractor:
 
     @torch.inference_mode()
     def features(clip: Clip) -> np.ndarray:
-        if len(clip.frames) < FID_FRAMES:
-            raise InputError(f"frame FID and KID take {FID_FRAMES} frames of a clip, and one has {len(clip.frames)}")
-        chosen = np.linspace(0, len(clip.frames) - 1, FID_FRAMES).round().astype(int)
-        return network((tensorflow_resize(_images(clip.frames[chosen]), 299) - 128) / 128).numpy()
+        middle = len(clip.frames) // 2
+        image = tensorflow_resize(_images(clip.frames[middle : middle + 1]), 299)
+        return network((image - 128) / 128)[0].numpy()
 
-    how = f"{FID_FRAMES} frames, TensorFlow's bilinear to 299×299, (x-128)/128, pooled"
+    how = "middle frame, TensorFlow's bilinear to 299×299, (x-128)/128, pooled"
     return Extractor(_name("inception-2015-12-05", path), how, features)
 
 
@@ -106,7 +108,7 @@ def soundnet() -> Extractor:
             raise InputError(f"SoundNet takes sound at {SOUNDNET_RATE_HZ} Hz, not {clip.sample_rate_hz}")
         waveform = np.atleast_2d(clip.waveform).mean(0).astype(np.float32)
         repeated = np.resize(waveform, max(len(waveform), SOUNDNET_SAMPLES))
-        return network(256 * torch.from_numpy(repeated)[None]).mean(-1).numpy()
+        return network(256 * torch.from_numpy(repeated)[None])[0].mean(-1).numpy()
 
     how = "mono 22050 Hz, ×256, repeated to 20 s, layer 7 after ReLU, mean over time"
     return Extractor(_name("soundnet8", path), how, features, SOUNDNET_RATE_HZ)
