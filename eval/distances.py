@@ -93,23 +93,29 @@ def frechet_distance(first: Features, second: Features) -> Distance:
     return Distance("Fréchet distance", max(value, 0.0), len(first), len(second))
 
 
-def kernel_distance(first: Features, second: Features, half_samples: int = 0, seed: int = 0) -> Distance:
+def kernel_distance(
+    first: Features, second: Features, half_samples: int = 0, seed: int = 0, gaussian: bool = False
+) -> Distance:
     """Squared maximum mean discrepancy, unbiased, with the kernel (x·y / d + 1)³ (KID: Bińkowski et al. 2018, eq. 4).
 
     It may be slightly negative when the two are alike.
 
     Args:
+        gaussian: take exp(-|x - y|² / 2b²) instead, b the median distance between rows of ``first``, as KAD does
+            (Chung et al. 2025, arXiv 2502.15602): it does not depend on the scale of the features, where the
+            polynomial compares nothing but means if they are small.
         half_samples: if positive, so many random halves of each side give a 95 % interval. The spread of halves drawn
             without replacement estimates that of the whole (a bootstrap would draw a clip twice, and a clip is too
             much like itself).
 
     Raises:
-        InputError: the two differ in extractor, preprocessing or dimensions, or an interval is wanted of fewer than
-            four clips.
+        InputError: the two differ in extractor, preprocessing or dimensions, an interval is wanted of fewer than
+            four clips, or most rows of ``first`` are the same, so that no bandwidth can be had.
     """
     _check_comparable(first, second)
-    within_first, within_second = (_kernel(side.values, side.values) for side in (first, second))
-    across = _kernel(first.values, second.values)
+    bandwidth = _median_distance(first.values) if gaussian else None
+    within_first, within_second = (_kernel(side.values, side.values, bandwidth) for side in (first, second))
+    across = _kernel(first.values, second.values, bandwidth)
     value = _discrepancy(within_first, within_second, across)
     interval = None
     if half_samples > 0:
@@ -163,12 +169,29 @@ def _check_comparable(first: Features, second: Features) -> None:
         raise InputError(f"features of {first.values.shape[1]} and {second.values.shape[1]} dimensions do not compare")
 
 
-def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n, d), (m, d) -> (n, m), rows in blocks to bound what is held besides."""
+def _kernel(first: np.ndarray, second: np.ndarray, bandwidth: float | None) -> np.ndarray:
+    """(n, d), (m, d) -> (n, m), rows in blocks to bound what is held besides; polynomial without a bandwidth."""
     kernel = np.empty((len(first), len(second)))
     for start in range(0, len(first), BLOCK_ROWS):
-        kernel[start : start + BLOCK_ROWS] = (first[start : start + BLOCK_ROWS] @ second.T / first.shape[1] + 1) ** 3
+        rows = first[start : start + BLOCK_ROWS]
+        if bandwidth is None:
+            kernel[start : start + BLOCK_ROWS] = (rows @ second.T / first.shape[1] + 1) ** 3
+        else:
+            kernel[start : start + BLOCK_ROWS] = np.exp(-_squared_distances(rows, second) / (2 * bandwidth**2))
     return kernel
+
+
+def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    squares = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2 * first @ second.T
+    return np.maximum(squares, 0)
+
+
+def _median_distance(values: np.ndarray) -> float:
+    upper = np.triu_indices(len(values), 1)
+    median = float(np.sqrt(np.median(_squared_distances(values, values)[upper])))
+    if median <= 1e-9 * max(1.0, float(np.abs(values).max())):
+        raise InputError("most clips of the first side have the same features: there is nothing to compare with")
+    return median
 
 
 def _discrepancy(within_first: np.ndarray, within_second: np.ndarray, across: np.ndarray) -> float:

@@ -4,9 +4,10 @@
     python -m eval.distribution REAL MODEL --metric video sound --output distances.json
 
 video: kernel distance (KVD) and Fréchet distance (FVD) of I3D's logits; frames: the same of Inception's features (KID,
-FID); sound: the same of SoundNet's, which is nobody's standard. The kernel distance leads: it is unbiased at any number
-of clips. Beside each stands what two random halves of REAL give, which no model can be told to beat. Features are kept
-by the files' content, so an interrupted run goes on where it was, and nothing is computed twice.
+FID); sound: the same of SoundNet's, with a Gaussian kernel as in KAD, which is nobody's standard. The kernel distance
+leads: it is unbiased at any number of clips. Beside each stands what two random halves of REAL give, which no model can
+be told to beat. Features are kept by the files' content, so an interrupted run goes on where it was, and nothing is
+computed twice.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import hashlib
 import json
 import warnings
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,9 @@ def main() -> None:
         sides, failures = {}, {}
         for side, files in folders.items():
             sides[side], failures[side] = folder_features(files, extractor)
-        outcome = compare(sides["real"], sides["model"], METRICS[metric], args.half_samples, args.seed)
+        outcome = compare(
+            sides["real"], sides["model"], METRICS[metric], args.half_samples, args.seed, metric == "sound"
+        )
         print(f"{metric}: {extractor.name}; {extractor.preprocessing}")
         print("\n".join(f"  {line}" for line in [*map(str, outcome["distances"]), *outcome["notes"]]))
         for side, failed in failures.items():
@@ -124,7 +128,12 @@ def clip_features(path: Path, extractor: Extractor) -> np.ndarray:
 
 
 def compare(
-    real: Features, model: Features, names: tuple[str, str], half_samples: int = 500, seed: int = 0
+    real: Features,
+    model: Features,
+    names: tuple[str, str],
+    half_samples: int = 500,
+    seed: int = 0,
+    gaussian: bool = False,
 ) -> dict[str, list]:
     """``distances``: kernel, its floor, Fréchet, its floor; ``notes``: what is to be known of them.
 
@@ -135,9 +144,9 @@ def compare(
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        kernel = kernel_distance(real, model, half_samples if enough else 0, seed)
+        kernel = kernel_distance(real, model, half_samples if enough else 0, seed, gaussian)
         for name, distance, measure in (
-            (names[0], kernel, kernel_distance),
+            (names[0], kernel, partial(kernel_distance, gaussian=gaussian)),
             (names[1], frechet_distance(real, model), frechet_distance),
         ):
             distances.append(replace(distance, name=name))

@@ -64,6 +64,24 @@ def test_kernel_distance_is_the_sum_over_pairs():
     assert kernel_distance(features(first), features(second)).value == pytest.approx(wanted, rel=1e-12)
 
 
+def test_the_gaussian_kernel_has_the_median_distance_as_its_width_whatever_the_scale():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(7, 5)), rng.normal(0, 2, size=(9, 5))
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(first) for b in first[:i]]
+
+    def kernel(x, y):
+        return np.exp(-(np.linalg.norm(x - y) ** 2) / (2 * np.median(apart) ** 2))
+
+    wanted = sum(kernel(a, b) for i, a in enumerate(first) for j, b in enumerate(first) if i != j) / (7 * 6)
+    wanted += sum(kernel(a, b) for i, a in enumerate(second) for j, b in enumerate(second) if i != j) / (9 * 8)
+    wanted -= 2 * sum(kernel(a, b) for a in first for b in second) / 63
+    for scale in (1, 1e-4):
+        distance = kernel_distance(features(scale * first), features(scale * second), gaussian=True)
+        assert distance.value == pytest.approx(wanted, rel=1e-9)
+    with pytest.raises(InputError, match="same features"):
+        kernel_distance(features(np.ones((5, 3))), features(second[:, :3]), gaussian=True)
+
+
 def test_kernel_distance_is_unbiased_at_small_n():
     rng = np.random.default_rng(0)
     draws = [
