@@ -26,6 +26,8 @@ from vidgen.generation import SHIPPED_MODEL
 from vidgen.pipeline import VidGenPipeline
 from vidgen.vae3d.losses import perceptual_loss
 
+from . import fidelity
+
 MOVING_LEVELS = 8
 """A pixel moves where a channel changes by more than this many of 255 levels from the frame before."""
 SAME_ONSET_S = 0.05
@@ -76,9 +78,17 @@ def picture_figures(vae: Any, frames: Tensor) -> dict[str, float]:
         "psnr_db": _psnr_db(float(error.mean())),
         "moving_psnr_db": _psnr_db(float(moving_error.mean())) if len(moving_error) else float("nan"),
         "feature_distance": float(perceptual_loss(ours_again, theirs_again)),
+        **_standard_figures(to_uint8(decoded)[0], frames[0]),
         "frame_difference": float(changes.mean()),
         "decoded_frame_difference": float(ours.diff(dim=1).abs().mean()),
     }
+
+
+def _standard_figures(frames: Tensor, targets: Tensor) -> dict[str, float]:
+    """SSIM, and LPIPS if ``python -m eval.fetch lpips`` has been run; of (T, H, W, 3) uint8."""
+    network = fidelity.lpips_network() if min(targets.shape[1:3]) >= 32 else None
+    figures = {"ssim": fidelity.ssim(frames, targets)}
+    return figures if network is None else figures | {"lpips": fidelity.lpips(network, frames, targets)}
 
 
 @torch.inference_mode()
@@ -98,6 +108,7 @@ def sound_figures(codec: Any, waveform: Tensor, sample_rate_hz: int) -> dict[str
     return {
         "spectral_convergence": float(convergence),
         "log_magnitude_nats": float(log_magnitude),
+        "stft_distance": fidelity.stft_distance(decoded, waveform),
         "onset_errors_s": np.abs(match.offsets_s),
         "lost": len(match.missing_s),
         "added": len(match.surplus_s),
@@ -115,16 +126,18 @@ def silence_dbfs(codec: Any, num_samples: int) -> float:
 def summary(pictures: list[dict[str, float]], sounds: list[dict[str, Any]]) -> dict[str, float]:
     """Means over the clips; onsets are pooled."""
     figures: dict[str, float] = {"clips": len(pictures)}
-    for name in ("psnr_db", "moving_psnr_db", "feature_distance"):
-        known = [clip[name] for clip in pictures if np.isfinite(clip[name])]
+    for name in ("psnr_db", "moving_psnr_db", "feature_distance", "ssim", "lpips"):
+        known = [clip[name] for clip in pictures if np.isfinite(clip.get(name, np.nan))]
         if known:
             figures[name] = float(np.mean(known))
     before, after = (sum(clip[name] for clip in pictures) for name in ("frame_difference", "decoded_frame_difference"))
     figures["frame_difference_ratio"] = after / max(before, 1e-9)
     if not sounds:
         return figures
-    for name in ("spectral_convergence", "log_magnitude_nats"):
-        figures[name] = float(np.mean([sound[name] for sound in sounds]))
+    for name in ("spectral_convergence", "log_magnitude_nats", "stft_distance"):
+        known = [sound[name] for sound in sounds if sound[name] is not None]
+        if known:
+            figures[name] = float(np.mean(known))
     errors_s = np.concatenate([sound["onset_errors_s"] for sound in sounds])
     lost, added = (sum(sound[name] for sound in sounds) for name in ("lost", "added"))
     figures |= {"onsets": len(errors_s) + lost, "onsets_lost": lost, "onsets_added": added}

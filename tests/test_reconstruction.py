@@ -56,6 +56,7 @@ def test_psnr_follows_from_the_error():
     assert figures["decoded_frame_difference"] == pytest.approx(figures["frame_difference"])
     assert figures["frame_difference"] == pytest.approx(10)  # half of the picture by 20 levels
     assert reconstruction.picture_figures(Dimmed(), frames())["feature_distance"] == 0
+    assert reconstruction.picture_figures(Dimmed(), frames())["ssim"] == pytest.approx(1)
     assert np.isnan(reconstruction.picture_figures(Dimmed(), frames(moves=False))["moving_psnr_db"])
 
 
@@ -73,7 +74,9 @@ def test_a_late_sound_has_late_onsets():
     assert (figures["lost"], figures["added"]) == (0, 0)
     gone = reconstruction.sound_figures(Late(delay=RATE_HZ), waveform, RATE_HZ)
     assert (len(gone["onset_errors_s"]), gone["lost"]) == (0, 1)
-    assert reconstruction.sound_figures(Late(), waveform, RATE_HZ)["log_magnitude_nats"] == 0
+    perfect = reconstruction.sound_figures(Late(), waveform, RATE_HZ)
+    assert (perfect["log_magnitude_nats"], perfect["stft_distance"]) == (0, 0)
+    assert figures["stft_distance"] > 0.1
 
 
 def test_silence_is_measured_in_decibels_of_full_scale():
@@ -91,5 +94,6 @@ def test_the_command_scores_the_shipped_autoencoders_on_a_folder_of_clips(monkey
     reconstruction.main()
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert 15 < figures["psnr_db"] < 60
+    assert 0.5 < figures["ssim"] < 1
     assert "onsets" not in figures
     assert "psnr db" in capsys.readouterr().out
