@@ -47,7 +47,23 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class VAEConfig(TrainConfig):
+class AutoencoderConfig(TrainConfig):
+    """What both autoencoders have in common."""
+
+    bottleneck: str = "kl"
+    """``kl``, or a quantizer, whose codes are tokens: ``lfq``, ``fsq`` or ``rvq`` (``vidgen.quantizers``)."""
+    codebooks: int = 4
+    """Of a quantizer: tokens at each latent position."""
+    codebook_size: int = 1024
+    """Codes in each of RVQ's codebooks."""
+    levels: str = ""
+    """Of FSQ: the levels of each channel of a codebook, as 8,5,5,5; empty for 5 each."""
+    quantizer_weight: float = 0.02
+    """Of a quantizer's own loss, which takes the place of the divergence of ``kl_weight``."""
+
+
+@dataclass(frozen=True)
+class VAEConfig(AutoencoderConfig):
     window_frames: int = 17
     crop: int = 0
     """Edge in pixels of the square that each step sees of a window; 0 shows all. Small crops buy more steps."""
@@ -66,9 +82,13 @@ class VAEConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class AudioConfig(TrainConfig):
+class AudioConfig(AutoencoderConfig):
     window_s: float = 1.0
     latent_channels: int = 32
+    hop_samples: int = 960
+    """Audio samples that one latent stands for."""
+    codebooks: int = 8
+    quantizer_weight: float = 0.25
     kl_weight: float = 1e-4
     adversarial_weight: float = 0.0
 
