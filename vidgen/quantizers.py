@@ -230,7 +230,7 @@ class RVQ(Quantizer):
 
     Codebooks follow the mean of what they code (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1), in training
     mode only; the gradient passes straight through, and the own loss commits the features to each codebook. A code
-    that is hardly used takes the place of a vector that is coded badly; so codebooks also begin. Several processes
+    that is hardly used moves to a vector that is coded badly; so codebooks also begin. Several processes
     keep the same codebooks.
 
     Args:
@@ -290,16 +290,20 @@ class RVQ(Quantizer):
 
     @torch.no_grad()
     def _revive(self, stage: int, rows: Tensor) -> None:
-        """Put dead codes where rows (N, C) are coded worst; a few each step, so that the rest settle around them."""
+        """Put some of the dead codes where rows (N, C) are, drawn in proportion to their squared errors as k-means++
+        does (Arthur & Vassilvitskii 2007), but evenly instead of at random, so that every run does the same. Only some
+        each step: the errors then tell where the rest is wanted."""
         equal_part = len(rows) * _processes() / self.vocabulary
-        dead = (self.uses[stage] < self.dead_share * equal_part).nonzero()[:, 0][: max(1, len(rows) // 8)]
+        dead = (self.uses[stage] < self.dead_share * equal_part).nonzero()[:, 0]
         if not len(dead):
             return
+        dead = dead[: max(1, min(len(dead) // 4, len(rows) // 8))]
         errors = (rows - self.vectors[stage].float()[self._nearest(stage, rows)]).square().sum(1)
-        worst = rows[errors.topk(min(len(dead), len(rows))).indices].contiguous()
+        marks = (torch.arange(len(dead), device=rows.device) + 0.5) / len(dead) * errors.sum()
+        drawn = rows[torch.searchsorted(errors.cumsum(0), marks).clamp(max=len(rows) - 1)].contiguous()
         if _processes() > 1:
-            dist.broadcast(worst, src=0)
-        self.vectors[stage, dead] = worst.to(self.vectors.dtype)
+            dist.broadcast(drawn, src=0)
+        self.vectors[stage, dead] = drawn.to(self.vectors.dtype)
         self.uses[stage, dead] = equal_part
 
     @torch.no_grad()
