@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from eval.bitrate import entropy_nats
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.audio_sync.losses import CodecLossWeights, codec_loss
 from vidgen.bottleneck import make_bottleneck
