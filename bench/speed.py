@@ -67,7 +67,7 @@ def transformers(pipe: VidGenPipeline, repeats: int) -> None:
     from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
     from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-    ours, spec = pipe.transformer, pipe.generation.spec(compression=pipe.compression)
+    ours, spec = pipe.transformer, pipe.generation.spec()
     config = ours.config
     heads, head_dim = config.heads, config.width // config.heads
     video = torch.randn(1, config.video_channels, spec.latent_frames, spec.latent_height, spec.latent_width)
@@ -128,7 +128,7 @@ def autoencoders(pipe: VidGenPipeline, repeats: int) -> None:
     from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-    spec: ClipSpec = pipe.generation.spec(compression=pipe.compression)
+    spec: ClipSpec = pipe.generation.spec()
     channels = pipe.vae.config.latent_channels
     latents = torch.randn(1, channels, spec.latent_frames, spec.latent_height, spec.latent_width)
     ltx2 = AutoencoderKLLTX2Video(

@@ -16,6 +16,7 @@ rate, ``--video-kbps`` and ``--audio-kbps`` round its latents as coarsely as tha
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def main() -> None:
     vae = load_network(SpacetimeVAE, args.vae) if args.vae else pipeline.vae
     codec = load_network(AudioCodec, args.codec) if args.codec else pipeline.codec
     compression = Compression(vae.config.temporal_compression, vae.config.spatial_compression, codec.config.hop_samples)
-    spec = pipeline.generation.spec(compression=compression)
+    rate_hz = codec.config.sample_rate_hz
+    spec = replace(pipeline.generation, compression=compression, sample_rate_hz=rate_hz).spec()
     clips: Any = open_clips(args.data, spec, seed=args.seed, split="any")
     keys = [(index, 0) for index in range(min(args.clips, len(clips)))]
     figures: dict[str, float] = {}
@@ -84,7 +86,7 @@ def main() -> None:
         batch = clips[[key]]
         pictures.append(picture_figures(vae, batch["video"]))
         if batch["has_audio"].item():
-            sounds.append(sound_figures(codec, batch["audio"], codec.config.sample_rate_hz))
+            sounds.append(sound_figures(codec, batch["audio"], rate_hz))
     figures |= summary(pictures, sounds) | {"held_frame_flicker_levels": held_frame_flicker(vae, batch["video"])}
     if sounds:
         figures["silence_dbfs"] = silence_dbfs(codec, batch["audio"].shape[-1])

@@ -15,6 +15,7 @@ from vidgen.audio_sync.codec import AudioCodec
 from vidgen.clip import ClipSpec
 from vidgen.dit.model import JointDiT
 from vidgen.errors import InputError
+from vidgen.generation import GenerationConfig
 from vidgen.loading import choose_device
 from vidgen.pipeline import VidGenPipeline
 from vidgen.text import WordVectorEncoder
@@ -59,6 +60,14 @@ def copied(saved, tmp_path):
     import shutil
 
     return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def test_a_folder_tells_the_compression_of_its_autoencoders(tmp_path):
+    parts = make_pipeline().components
+    parts["vae"] = SpacetimeVAE(temporal_compression=2, width=32, encoder_depth=1, decoder_depth=1, image_channels=8)
+    VidGenPipeline(**parts).save_pretrained(tmp_path)
+    spec = GenerationConfig.load(tmp_path).spec(duration_s=9 / 24, height=32, width=64)
+    assert (spec.compression.frames, spec.latent_frames) == (2, 5)
 
 
 def seeded(seed):

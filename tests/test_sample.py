@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sample
-from vidgen.clip import ClipSpec
+from vidgen.clip import ClipSpec, Compression
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
 
@@ -149,7 +149,10 @@ def test_help_does_not_import_torch():
 
 
 def test_settings_survive_saving(tmp_path):
-    config = GenerationConfig(frame_rate="24000/1001", model_version="v1", video_shift=2.5)
+    config = GenerationConfig(
+        frame_rate="24000/1001", model_version="v1", video_shift=2.5, compression=Compression(8, 32, 480)
+    )
     config.save(tmp_path)
     assert GenerationConfig.load(tmp_path) == config
+    assert config.spec().latent_frames == 7  # 1 + 48 / 8
     assert json.loads((tmp_path / "generation_config.json").read_text())["model_version"] == "v1"

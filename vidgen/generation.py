@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class GenerationConfig:
     """Defaults of one model: the clip that it was trained on, and the settings that suit it.
 
     ``video_shift`` and ``audio_shift`` bend the noise levels of the solver's steps towards noise (1 leaves them even).
+    ``compression`` is that of the autoencoders: it decides the lengths of latents.
     """
 
     num_frames: int = 49
@@ -34,6 +35,7 @@ class GenerationConfig:
     audio_shift: float = 1.0
     solver: str = "euler"
     size_multiple: int = 32
+    compression: Compression = field(default_factory=Compression)
     model_version: str = "untrained"
 
     def spec(
@@ -44,7 +46,6 @@ class GenerationConfig:
         height: int | None = None,
         width: int | None = None,
         frame_rate: Fraction | float | None = None,
-        compression: Compression | None = None,
     ) -> ClipSpec:
         """The clip asked for; what is left out is the model's own. At another rate the length in seconds is kept.
 
@@ -66,7 +67,7 @@ class GenerationConfig:
                     f"try {below} or {below + self.size_multiple}"
                 )
         sizes: dict[str, Any] = {"height": height, "width": width, "sample_rate_hz": self.sample_rate_hz}
-        sizes["compression"] = compression or Compression()
+        sizes["compression"] = self.compression
         if duration_s is None:
             assert num_frames is not None
             duration_s = ClipSpec(num_frames=num_frames, frame_rate=Fraction(rate), **sizes).duration_s
@@ -88,10 +89,11 @@ class GenerationConfig:
         path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            config = cls(**values)
+            compression = Compression(**values.pop("compression", {}))
+            config = cls(**values, compression=compression)
             Fraction(config.frame_rate)
         except FileNotFoundError as error:
             raise InputError(f"{path} is missing: {folder} is not the folder of a vidgen model") from error
-        except (ValueError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
         return config

@@ -237,7 +237,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
     teacher.transformer.requires_grad_(False)
     own = teacher.generation
-    spec = own.spec(compression=teacher.compression)
+    spec = own.spec()
     dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec)
     plan = DistillConfig(
         student_steps=settings.student_steps,
