@@ -177,6 +177,31 @@ PRESETS = {
         distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
                               mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
     ),
+    # Untrained: sizes to plan with (docs/scaling.md). The autoencoders see crops, so theirs cost no more than above.
+    "1.3b": Preset(
+        vae3d=VAEConfig(num_frames=121, height=480, width=832, steps=100000, batch_size=16, mixed_precision="bf16",
+                        compile=True, crop=256, latent_channels=48, model_width=512, depth=6, adversarial_weight=0.05,
+                        workers=8),
+        audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
+        dit=DiTConfig(num_frames=121, height=480, width=832, steps=160000, batch_size=1,
+                      learning_rate=2e-4, mixed_precision="bf16", compile=True, model_width=2048, depth=23, heads=16,
+                      local_width=192, ema_decay=0.9999, shared_noise=0.8, video_shift=5.0, audio_shift=2.0,
+                      workers=8),
+        distill=DistillConfig(steps=10000, batch_size=1, learning_rate=5e-5, ema_decay=0.999,
+                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+    ),
+    "14b": Preset(
+        vae3d=VAEConfig(num_frames=121, height=704, width=1280, steps=100000, batch_size=16, mixed_precision="bf16",
+                        compile=True, crop=256, latent_channels=48, model_width=512, depth=6, adversarial_weight=0.05,
+                        workers=8),
+        audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
+        dit=DiTConfig(num_frames=121, height=704, width=1280, steps=200000, batch_size=1,
+                      learning_rate=1e-4, mixed_precision="bf16", compile=True, model_width=5120, depth=42, heads=40,
+                      local_width=256, ema_decay=0.9999, shared_noise=0.8, video_shift=7.0, audio_shift=2.0,
+                      workers=8),
+        distill=DistillConfig(steps=10000, batch_size=1, learning_rate=2e-5, ema_decay=0.999,
+                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+    ),
 }  # fmt: skip
 
 Config = TypeVar("Config", bound=TrainConfig)
