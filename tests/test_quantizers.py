@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from eval.bitrate import entropy_nats
 from vidgen.audio_sync.codec import AudioCodec
@@ -206,6 +207,37 @@ def test_dead_codes_move_to_what_is_coded_worst():
     assert quantizer(rows).tokens[5] == 3
     assert quantizer.vectors[0, 3].item() == pytest.approx(-5)
     assert quantizer.uses[0, 3] > 1
+
+
+def _quantize_a_share(rank, folder):
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    rows = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).chunk(2)[rank]
+    for name, quantizer in (("begun", begun_rvq()), ("fresh", RVQ(3, 2, 8))):
+        for _ in range(5):
+            quantizer(rows)
+        save_file(quantizer.state_dict(), folder / f"{name}-{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def begun_rvq():
+    quantizer = RVQ(3, 2, 8)
+    quantizer.vectors.copy_(torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1)))
+    quantizer.uses.fill_(50.0)  # so that none dies
+    return quantizer
+
+
+def test_two_processes_keep_the_codebooks_of_one_with_all_rows(tmp_path):
+    torch.multiprocessing.spawn(_quantize_a_share, (tmp_path,), nprocs=2)
+    for name in ("begun", "fresh"):
+        first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (first["uses"] > 0).sum() > 8
+    alone = begun_rvq()
+    for _ in range(5):
+        alone(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)))
+    begun = load_file(tmp_path / "begun-0.safetensors")
+    torch.testing.assert_close(begun["vectors"], alone.vectors)
+    torch.testing.assert_close(begun["uses"], alone.uses)
 
 
 def test_the_gradient_passes_codebooks_and_commits():
