@@ -1,15 +1,21 @@
 """Long clips in windows: nothing is lost, moved or decoded otherwise than at once, and no window grows."""
 
 import itertools
+import json
+import shlex
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
+import sample
+from vidgen import inspect
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.streaming import Window, plan_windows
+from vidgen.media import read_clip, read_metadata
+from vidgen.pipeline import VidGenPipeline
+from vidgen.streaming import ENDING_LATENTS, Window, plan_windows
 
 from .test_pipeline import SPEC, make_pipeline, seeded
 
@@ -66,7 +72,8 @@ def test_chunks_join_to_the_decoded_whole(pipeline, calls, frame_rate):
     video, audio = [], []
     for call in calls:
         video.append(call["made"][0][:, :, known(call["given"].video_given) :])
-        audio.append(call["made"][1][:, :, known(call["given"].audio_given) :])
+        end = None if call is calls[-1] else -ENDING_LATENTS
+        audio.append(call["made"][1][:, :, known(call["given"].audio_given) : end])
     assert torch.cat(audio, dim=2).shape[2] == spec.audio_latents
     whole = pipeline.vae.from_latents(torch.cat(video, dim=2)).clamp(-1, 1)[0, :, : spec.num_frames]
     frames = np.concatenate([chunk.frames for chunk in chunks]).transpose(3, 0, 1, 2)
@@ -88,7 +95,10 @@ def test_windows_go_on_from_what_is_there_on_the_same_clock(pipeline, calls):
         count, count_audio = known(given.video_given), known(given.audio_given)
         assert count >= 1 <= count_audio
         assert torch.equal(call["made"][0][:, :, :count], before["made"][0][:, :, -count:])
-        assert torch.equal(call["made"][1][:, :, :count_audio], before["made"][1][:, :, -count_audio:])
+        assert torch.equal(
+            call["made"][1][:, :, :count_audio],
+            before["made"][1][:, :, -count_audio - ENDING_LATENTS : -ENDING_LATENTS],
+        )
         video_times_s, audio_times_s = call["times"]
         assert video_times_s == pytest.approx(own[1:])  # no window is larger than the model's own clip
         assert 0 <= audio_times_s[0] - 0.5 * hop_s < hop_s
@@ -140,3 +150,54 @@ def test_a_chunk_is_there_before_the_next_window_is_made(pipeline, calls):
 def test_what_cannot_be_made_is_said_at_once(pipeline, prompt, duration_s, settings, message):
     with pytest.raises(InputError, match=message):
         pipeline.stream(prompt, duration_s, **settings)
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_story_becomes_a_file_that_says_how_it_was_made(folder, tmp_path, capsys):
+    path = tmp_path / "story.mp4"
+    words = ["--model", folder, "--seed", "3", "--duration", f"{LONG_S:.6g}"]
+    sample.main(["--prompt", "0s: a red ball", "1s: a blue cube", *words, "--output", str(path), "--preview", "--json"])
+    line = json.loads(capsys.readouterr().out)
+    assert line["seconds"]["first_part"] < line["seconds"]["all_parts"]
+    assert path.with_suffix(".png").exists()
+    clip = read_clip(path)
+    assert len(clip.frames) == 40
+    assert len(clip.waveform) == 40000
+
+    tags = read_metadata(path)
+    again = shlex.split(inspect.command(tags))[2:]
+    sample.main([*again, "--model", folder, "--output", str(tmp_path / "again.mp4")])
+    assert read_metadata(tmp_path / "again.mp4") == tags
+    assert np.array_equal(read_clip(tmp_path / "again.mp4").frames, clip.frames)
+
+
+def test_what_was_made_before_an_interruption_can_be_played(pipeline, folder, tmp_path, monkeypatch):
+    made = sum(len(chunk.frames) for chunk in itertools.islice(pipeline.stream("a red ball", 2.0), 3))
+    path, stream = tmp_path / "long.mp4", VidGenPipeline.stream
+
+    def interrupted(*args, **kwargs):
+        yield from itertools.islice(stream(*args, **kwargs), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VidGenPipeline, "stream", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample.main(["--prompt", "a red ball", "--model", folder, "--duration", "2", "--output", str(path)])
+    clip = read_clip(path)
+    assert len(clip.frames) == made < 48
+    assert len(clip.waveform) == made * 1000
+
+
+def test_what_is_given_does_not_go_with_a_long_clip(folder, tmp_path):
+    from PIL import Image
+
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 32)).save(picture)
+    for further in (["a ball", "--duration", "5"], ["0s: a ball"]):
+        with pytest.raises(InputError, match=r"up to 0\.75 s"):
+            sample.main(["--prompt", *further, "--model", folder, "--image", str(picture), "--output", str(tmp_path)])

@@ -21,6 +21,10 @@ from .errors import InputError
 if TYPE_CHECKING:
     from .pipeline import Sampling, VidGenPipeline
 
+ENDING_LATENTS = 2
+"""So many audio latents at the end of a window are made anew by the next one: in training a clip's last latents stand
+for sound that is cut off there, and one would hear that at every window's end."""
+
 Latents = tuple[Tensor, Tensor | None]
 """Normalised latents (1, C, t, h, w) of the picture and (1, C_a, L) of the sound, or None without sound."""
 
@@ -143,6 +147,7 @@ def _denoise_windows(
         )
         # A window's clock starts where the clip's would, one frame before its first latent frame of several.
         origin_s = video_times_s[window.start] - video_times_s[1] if window.start else 0.0
+        kept = end if window is windows[-1] else max(first + known[1], end - ENDING_LATENTS)
         made_video, made_audio = pipeline.denoise(
             noise,
             text,
@@ -153,8 +158,8 @@ def _denoise_windows(
             _first_given(noise, known),
         )
         assert made_video is not None
-        video, heard = made_video, end
-        audio = audio if made_audio is None else made_audio
+        video, heard = made_video, kept
+        audio = audio if made_audio is None else made_audio[:, :, : kept - first]
         yield video[:, :, known[0] :], None if made_audio is None else audio[:, :, known[1] :]
 
 
