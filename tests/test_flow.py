@@ -9,11 +9,11 @@ from vidgen.flow import (
     flow_loss,
     interpolate,
     preconditioning,
-    sample_noise,
     sample_sigma,
     shift_sigma,
     velocity_target,
 )
+from vidgen.noise import seeded_normal
 
 VIDEO, AUDIO = (4, 5, 2, 2), (3, 9)
 
@@ -124,9 +124,9 @@ def test_a_samples_draw_depends_on_its_seed_alone():
     assert torch.equal(first.video, again.video)
     assert torch.equal(first.video_sigma, again.video_sigma)
     assert not torch.equal(first.video, other.video)
-    both = sample_noise([7, 8], VIDEO)
-    assert torch.equal(both[1:], sample_noise([8], VIDEO))
-    assert abs(float(sample_noise([1], (50000,)).std()) - 1) < 0.02
+    both = seeded_normal([7, 8], VIDEO)
+    assert torch.equal(both[1:], seeded_normal([8], VIDEO))
+    assert abs(float(seeded_normal([1], (50000,)).std()) - 1) < 0.02
 
 
 def test_loss_is_the_variance_for_a_model_that_answers_zero():

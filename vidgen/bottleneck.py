@@ -10,14 +10,12 @@ commitment term that the trainer adds to the loss.
 from dataclasses import dataclass
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .errors import InputError
+from .noise import Generator, normal
 
 LOGVAR_RANGE = (-30.0, 20.0)
-
-Generator = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Posterior:
     def sample(self, generator: Generator = None) -> Tensor:
         """One draw by the reparameterization trick (Kingma & Welling 2013, arXiv 1312.6114, section 2.4).
 
-        With a list of generators, each sample of the batch is drawn from its own.
+        With a list of generators or seeds, each sample of the batch is drawn from its own.
         """
-        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = normal(self.mean.shape, generator, self.mean.device, self.mean.dtype)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:

@@ -3,8 +3,7 @@
 Time zero of a file is its first video frame. Sound is placed against it by presentation time stamps, never by counting.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .sheets import contact_sheet, stacked
+from .files import replacing
+from .sheets import contact_sheet, save_sheet
 
 __all__ = [
     "Clip", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound", "save_sheet",
@@ -50,18 +50,6 @@ class MediaInfo:
     height: int
     width: int
     has_audio: bool
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block succeeds and vanishes when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:80]}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_video(
@@ -395,11 +383,3 @@ def _read_sound(
     rate_hz = sample_rate_hz or own_hz
     mono = _resample(sound.mean(axis=0, keepdims=True), own_hz, rate_hz)[0]
     return _to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz)), rate_hz
-
-
-def save_sheet(path: str | Path, images: Sequence[Image.Image]) -> Path:
-    """Write pictures below one another as one PNG, whole or not at all."""
-    path = Path(path)
-    with replacing(path) as temporary:
-        stacked(images).save(temporary, format="PNG")
-    return path

@@ -63,7 +63,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         video = batch["video"]
         if settings.crop:
             video = random_crops(video, settings.crop, batch["seeds"])
-        loss, parts = vae_loss(model, to_float(video), weights, generators(batch), discriminator)
+        loss, parts = vae_loss(model, to_float(video), weights, batch["seeds"], discriminator)
         return loss, {**parts, "shown": video}
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,7 +71,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .media import contact_sheet, save_sheet
+        from .sheets import contact_sheet, save_sheet
 
         rows = []
         for clip in dataset[held_back_keys(dataset, 3)]["video"]:
@@ -108,14 +108,14 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
     discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+        return codec_loss(model, batch["audio"], weights, batch["seeds"], discriminator)
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         return discriminator_loss(model, batch["audio"], batch["reconstruction"])
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .media import contact_sheet, save_sheet
+        from .sheets import contact_sheet, save_sheet
 
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
@@ -329,7 +329,7 @@ def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
 
 def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
     """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
-    from .media import contact_sheet, save_sheet
+    from .sheets import contact_sheet, save_sheet
 
     made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
     clips = zip(prompts, made.frames, made.audio, strict=True)
@@ -410,11 +410,6 @@ def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
         top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
         crops.append(clip[:, top : top + size, left : left + size])
     return torch.stack(crops)
-
-
-def generators(batch: dict[str, Any]) -> list[torch.Generator]:
-    """One generator a sample, so that a sample's noise does not depend on the batch that it is in."""
-    return [torch.Generator().manual_seed(seed) for seed in batch["seeds"]]
 
 
 def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
