@@ -20,6 +20,10 @@ from . import config
 from .clip import ClipSpec
 from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
+from .noise import to_device
+
+RESIDENT_SHARE = 0.4
+"""Of the training device's free memory, at most, for latents that stay there."""
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -35,8 +39,8 @@ class Stage:
     loss: Loss
     sheet: Callable[[Any, Path], None]
     """Draw what the given (averaged) model does now into a PNG."""
-    finish: Callable[[Any, Path], None]
-    """Save the given (averaged) model into a folder, ready for use."""
+    finish: Callable[[Any, Path, int], None]
+    """Save the given (averaged) model, trained for so many steps, into a folder, ready for use."""
     discriminator: nn.Module | None = None
     discriminator_loss: Loss | None = None
 
@@ -82,7 +86,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
         for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
@@ -125,7 +129,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
         for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
@@ -185,6 +189,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = dataset.gather(batch) if "clips" in batch else batch
         text, text_mask = text_encoder.encode(batch["captions"])
         return flow_loss(
             model,
@@ -199,20 +204,19 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             config=flow,
         )
 
-    def pipeline(average: Any) -> Any:
+    def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
 
         shifts = (settings.video_shift, settings.audio_shift)
-        version = f"{args.config}, {settings.steps} steps"
         return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
 
     def sheet(average: Any, path: Path) -> None:
         draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
 
-    def finish(average: Any, folder: Path) -> None:
-        pipeline(average).save_pretrained(folder)
+    def finish(average: Any, folder: Path, steps: int) -> None:
+        pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(transformer, dataset, loss, sheet, finish)
+    return Stage(transformer, at_hand(dataset, device), loss, sheet, finish)
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
@@ -243,6 +247,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = dataset.gather(batch) if "clips" in batch else batch
         captions = batch["captions"]
         return distillation_loss(
             model,
@@ -272,10 +277,10 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     def sheet(average: Any, path: Path) -> None:
         draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
 
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
-    return Stage(student, dataset, loss, sheet, finish)
+    return Stage(student, at_hand(dataset, device), loss, sheet, finish)
 
 
 def latent_clips(
@@ -294,10 +299,16 @@ def latent_clips(
     """
     from .data.latents import LatentClips, cache_latents, claim_cache, complete_cache, digest
 
+    device = accelerator.device
+    # Pictures of simulated scenes are drawn here, where the device is; loading processes make their sounds.
+    pictures: Any = None
+    if args.data.suffix == ".npz":
+        pictures = open_clips(args.data, spec, seed=settings.seed, device=device, with_audio=False)
+
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        video, audio = batch["video"].to(accelerator.device), batch["audio"].to(accelerator.device)
-        return vae.to_latents(to_float(video)), codec.to_latents(audio)
+        video = (batch if pictures is None else pictures[batch["keys"]])["video"]
+        return vae.to_latents(to_float(to_device(video, device))), codec.to_latents(to_device(batch["audio"], device))
 
     cache = args.latents or args.output / "latents"
     if accelerator.is_main_process:
@@ -306,15 +317,25 @@ def latent_clips(
     missing = not (cache / "index.json").exists()
     accelerator.wait_for_everyone()  # all have looked before one of them writes it
     if missing:
-        clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
+        clips: Any = open_clips(args.data, spec, seed=settings.seed, with_video=pictures is None)
         count = settings.cached_clips or len(clips)
         share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        cache_latents(clips, count, encode, cache, **share)
+        size = 4 if device.type == "cpu" else 16
+        cache_latents(clips, count, encode, cache, batch_size=size, workers=settings.workers, **share)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             complete_cache(count, cache)
     accelerator.wait_for_everyone()
     return LatentClips(cache, seed=settings.seed, **options)
+
+
+def at_hand(clips: Any, device: torch.device) -> Dataset:
+    """What is to be loaded of latent clips: only the choice, where the latents themselves fit on the training device."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if clips.size_bytes > RESIDENT_SHARE * free_bytes:
+            return clips
+    return clips.to(device).choices
 
 
 def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
