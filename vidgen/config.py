@@ -147,15 +147,15 @@ PRESETS = {
     ),
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
-                        compile=True, latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05,
-                        workers=8),
+                        compile=True, latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05),
         audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05,
-                          workers=8),
+                          workers=14),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
                       mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,
-                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, workers=8),
+                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=16384, workers=8),
         distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
-                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+                              mixed_precision="bf16", compile=True, cooldown=0.5, cached_clips=16384,
+                              workers=8),
     ),
 }  # fmt: skip
 

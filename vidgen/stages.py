@@ -330,7 +330,7 @@ def latent_clips(
 
 
 def at_hand(clips: Any, device: torch.device) -> Dataset:
-    """What is to be loaded of latent clips: only the choice, where the latents themselves fit on the training device."""
+    """What is to be loaded of latent clips: only the choice, where the latents fit on the training device."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         if clips.size_bytes > RESIDENT_SHARE * free_bytes:

@@ -336,6 +336,11 @@ def _shadow_corners(frames: Tensor, centre: Tensor, half: Tensor) -> Tensor:
     return torch.stack([torch.stack([x[..., 0], y[..., 1], zero], -1) for x in (low, high) for y in (low, high)], 2)
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` finds the C or C++ compiler that it needs for this device."""
+    return any(map(shutil.which, ("g++",) if device.type == "cpu" else ("cc", "gcc", "clang")))
+
+
 def render(
     trajectories: list[Trajectory],
     looks: list[Look],
@@ -372,8 +377,7 @@ def render(
     device = torch.device(device)
     total = num_frames * len(looks)
     if compiled is None:
-        able = device.type == "cuda" or shutil.which("g++") is not None
-        compiled = able and total * height * width >= COMPILE_FROM_FRAMES * 128 * 128
+        compiled = can_compile(device) and total * height * width >= COMPILE_FROM_FRAMES * 128 * 128
     slots = max(len(trajectory.bodies) for trajectory in trajectories)
     frame_rows, body_rows, shared = [], [], []
     for index, (trajectory, look, start) in enumerate(zip(trajectories, looks, starts, strict=True)):
