@@ -38,6 +38,7 @@ from vidgen import checkpoint, cli, config
 from vidgen.data.sampling import KeyedBatches, SeededBatches
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
+from vidgen.muon import Muon
 from vidgen.noise import to_device
 from vidgen.progress import Allowance, Log, Unread, is_any
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
@@ -253,15 +254,11 @@ def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str,
         return {"adamw": adamw(parameters.values(), settings)}
     if settings.optimizer != "muon":
         raise InputError(f"optimizer is 'adamw' or 'muon', not {settings.optimizer!r}")
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError(f"optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}: set optimizer=adamw")
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name and min(p.shape) >= 32]
     if not matrices:
         return {"adamw": adamw(parameters.values(), settings)}
     chosen = {id(p) for p in matrices}
-    muon = torch.optim.Muon(
-        matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(matrices, settings.learning_rate, settings.weight_decay)
     return {"muon": muon, "adamw": adamw([p for p in parameters.values() if id(p) not in chosen], settings)}
 
 

@@ -22,7 +22,7 @@ class TrainConfig:
     batch_size: int = 4
     accumulate: int = 1
     optimizer: str = "adamw"
-    """``adamw``, or ``muon``: Muon for the matrices (torch 2.9 or newer), AdamW for the rest, at one learning rate."""
+    """``adamw``, or ``muon``: Muon for the matrices, AdamW for the rest, at one learning rate."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     beta2: float = 0.99
