@@ -49,7 +49,7 @@ train() { # STAGE NAME SECONDS FURTHER-ARGUMENTS…: true when the stage has its
   ((left_s > 20)) || return
   echo "== $name: $left_s s left in this leg"
   # The signal is for what does not look at the clock: encoding clips, which goes on from its last shard.
-  timeout --signal=TERM --kill-after=10 "$left_s" python train.py "$stage" --config "$preset" --data "$scenes" \
+  timeout --foreground --signal=TERM --kill-after=10 "$left_s" python train.py "$stage" --config "$preset" --data "$scenes" \
     --output "$work/$name" --spend "$spend_s" --stop-after $((left_s - 10)) "$@" || status=$?
   [ "$status" -ne 124 ] || status=0 # out of time
   [ -d "$work/$name/model" ]
