@@ -1,10 +1,12 @@
 """Training on a bare machine: without media and simulation libraries, in legs, and onward from what was taken home."""
 
 import csv
+import getpass
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,9 @@ def bare(tmp_path_factory):
     """Environment of a Python without the libraries."""
     folder = tmp_path_factory.mktemp("bare")
     (folder / "sitecustomize.py").write_text(BARE)
-    return os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"  # as in the other tests
+    own = {"PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(compiled)}
+    return os.environ | own
 
 
 def test_every_stage_trains_without_media_simulation_and_board_libraries(scenes, bare, tmp_path):
