@@ -11,7 +11,7 @@
 #   PACK_MB=60      how much to take home; runs/pack.py tells what is left out first
 #   SPEND="420 180 240 420 150"   seconds of training of vae3d, audio, frames, clips and student, in all legs together;
 #                   the rest of three legs goes into starting, compiling and encoding the clips
-#   SETTINGS="key=value …"        for every stage
+#   SETTINGS="key=value …"        for every stage; SETTINGS_vae3d, _audio, _frames, _dit, _student for one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] && [ -n "${OUT:-}" ] || { echo "OUT=folder runs/gpu.sh SCENES.npz [PRESET] [OUTPUT]" >&2 && exit 2; }
@@ -38,39 +38,34 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/runs/out/compiled}
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/runs/out/compiled/triton}
-settings=(${SETTINGS:-})
-command -v cc >/dev/null || settings+=(compile=false)
+command -v cc >/dev/null || SETTINGS="compile=false ${SETTINGS:-}"
 
 status=0
-train() { # STAGE NAME SECONDS FURTHER-ARGUMENTS…: true when the stage has its model
-  local stage=$1 name=$2 spend_s=$3 left_s=$((deadline - SECONDS))
-  shift 3
+train() { # STAGE NAME SECONDS OWN-SETTINGS FURTHER-ARGUMENTS…: true when the stage has its model
+  local stage=$1 name=$2 spend_s=$3 given=SETTINGS_$2 left_s=$((deadline - SECONDS))
+  local -a settings=($4 ${SETTINGS:-} ${!given:-})
+  shift 4
   [ -d "$work/$name/model" ] && return
   ((left_s > 20)) || return
+  [ ${#settings[@]} -eq 0 ] || settings=(--set "${settings[@]}")
   echo "== $name: $left_s s left in this leg"
   # The signal is for what does not look at the clock: encoding clips, which goes on from its last shard.
-  timeout --foreground --signal=TERM --kill-after=10 "$left_s" python train.py "$stage" --config "$preset" --data "$scenes" \
-    --output "$work/$name" --spend "$spend_s" --stop-after $((left_s - 10)) "$@" || status=$?
+  timeout --foreground --signal=TERM --kill-after=10 "$left_s" python train.py "$stage" --config "$preset" \
+    --data "$scenes" --output "$work/$name" --spend "$spend_s" --stop-after $((left_s - 10)) \
+    ${settings[@]+"${settings[@]}"} "$@" || status=$?
   [ "$status" -ne 124 ] || status=0 # out of time
   [ -d "$work/$name/model" ]
 }
-set_() { # KEY=VALUE…: --set with those of all stages, if there are any
-  set -- "$@" ${settings[@]+"${settings[@]}"}
-  [ $# -eq 0 ] || printf '%s\n' --set "$@"
-}
 all_stages() {
-  mapfile -t common < <(set_)
-  train vae3d vae3d "$vae_s" "${common[@]}" || return
-  train audio audio "$audio_s" "${common[@]}" || return
   local models=(--vae "$work/vae3d/model" --codec "$work/audio/model" --latents "$work/latents") start=()
+  train vae3d vae3d "$vae_s" "" || return
+  train audio audio "$audio_s" "" || return
   if [ ! -d "$work/dit/model" ] && ! compgen -G "$work/dit/checkpoints/step-*" >/dev/null; then
-    mapfile -t own < <(set_ latent_frames=1 "batch_size=$frames")
-    train dit frames "$frames_s" "${models[@]}" "${own[@]}" || return
+    train dit frames "$frames_s" "latent_frames=1 batch_size=$frames" "${models[@]}" || return
     start=(--init "$work/frames/model/transformer")
   fi
-  mapfile -t own < <(set_ "batch_size=$clips")
-  train dit dit "$clips_s" "${models[@]}" ${start[@]+"${start[@]}"} "${own[@]}" || return
-  train distill student "$student_s" --teacher "$work/dit/model" --latents "$work/latents" "${common[@]}" || return
+  train dit dit "$clips_s" "batch_size=$clips" "${models[@]}" ${start[@]+"${start[@]}"} || return
+  train distill student "$student_s" "" --teacher "$work/dit/model" --latents "$work/latents" || return
   echo "== all stages are done: python sample.py --model $work/student/model --prompt …"
 }
 all_stages || true
