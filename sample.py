@@ -5,29 +5,30 @@ Several prompts and several samples of each may be asked for; every clip depends
 """
 
 import argparse
+import itertools
 import json
-import math
 import re
 import secrets
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidgen import __version__, cli
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.generation import SHIPPED_MODEL, GenerationConfig
+from vidgen.generation import GenerationConfig
+from vidgen.options import parse_args
 
 if TYPE_CHECKING:
     from vidgen.given import Given
+    from vidgen.pipeline import VidGenPipeline
 
-MAX_SEED = 2**63 - 1
-MAX_STEPS = 1000
-MAX_GUIDANCE = 100.0
+IN_ONE_GO = 2
+"""Up to so many times the length of the clips that a model was trained on is made at once."""
+TIMED_PROMPT = re.compile(r"(\d+(?:\.\d+)?)s:\s*(\S.*)")
 
 
 @dataclass(frozen=True)
@@ -35,138 +36,8 @@ class Job:
     prompt: str
     seed: int
     path: Path
-
-
-class Parser(argparse.ArgumentParser):
-    """Takes ``--num_samples`` for ``--num-samples``, and reports what is wrong in one line."""
-
-    def parse_args(self, args=None, namespace=None):
-        given = sys.argv[1:] if args is None else list(args)
-        flags = [re.match(r"--[a-z][a-z_-]*(?==|$)", argument) for argument in given]
-        given = [
-            flag[0].replace("_", "-") + argument[flag.end() :] if flag else argument
-            for flag, argument in zip(flags, given, strict=True)
-        ]
-        return super().parse_args(given, namespace)
-
-    def error(self, message: str):
-        raise InputError(f"{message} (see --help)")
-
-
-def size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})[xX×*](\d{1,5})", text.strip())
-    if not match:
-        raise argparse.ArgumentTypeError(f"a size looks like 128x128 (width x height), not {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def frame_rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(f"a frame rate looks like 24, 23.976 or 24000/1001, not {text!r}") from error
-    for whole in (24, 30, 60, 120):  # 23.976, 29.97 and their like stand for exact fractions
-        if abs(rate - Fraction(whole * 1000, 1001)) < Fraction(5, 1000):
-            return Fraction(whole * 1000, 1001)
-    return rate
-
-
-def keyframe(text: str) -> tuple[int, Path]:
-    match = re.fullmatch(r"(\d{1,6})=(.+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"a keyframe looks like 24=picture.png (frame=file), not {text!r}")
-    return int(match[1]), Path(match[2])
-
-
-def span(text: str) -> tuple[float, float]:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)-(\d+(?:\.\d*)?|\.\d+)", text.strip())
-    if not match or float(match[1]) >= float(match[2]):
-        raise argparse.ArgumentTypeError(f"a span looks like 0.5-1.25 (seconds, start before end), not {text!r}")
-    return float(match[1]), float(match[2])
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description="Turn prompts into short videos with sound.", allow_abbrev=False)
-    what = parser.add_argument_group("what to make")
-    what.add_argument("--prompt", nargs="+", action="extend", default=[], help="one or several; may be repeated")
-    what.add_argument("--prompt-file", type=Path, help="a text file with one prompt a line")
-    what.add_argument("--negative-prompt", default="", help="what to keep away from")
-    what.add_argument("--num-samples", type=int, default=1, help="clips for each prompt, with consecutive seeds")
-    what.add_argument("--seed", type=int, help="the same seed and settings give the same clip (default: drawn)")
-    what.add_argument("--duration", type=float, metavar="SECONDS", help="default: the model's own")
-    what.add_argument("--size", type=size, metavar="WxH", help="in pixels (default: the model's own)")
-    what.add_argument("--fps", type=frame_rate, help="frames a second, also as a fraction: 24000/1001")
-    there = parser.add_argument_group("from what is there", "Files of any size, rate and rotation; the rest is made.")
-    there.add_argument("--image", type=Path, metavar="PATH", help="the first frame")
-    there.add_argument("--last-image", type=Path, metavar="PATH", help="the last frame")
-    there.add_argument("--keyframe", type=keyframe, action="append", default=[], metavar="FRAME=PATH",
-                       help="a frame, counted from 0; may be repeated")  # fmt: skip
-    there.add_argument("--video", type=Path, metavar="CLIP", help="goes with --extend, --replace or --only audio")
-    there.add_argument("--extend", type=float, metavar="SECONDS", help="go on after the clip; negative: lead up to it")
-    there.add_argument("--replace", type=span, metavar="START-END", help="seconds of the clip to make anew")
-    there.add_argument("--audio", type=Path, metavar="FILE", help="any file with sound, to make a picture for")
-    there.add_argument(
-        "--only",
-        choices=("video", "audio"),
-        help="make just this, and keep the other (a kept picture passes through the VAE)",
-    )
-    there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
-    where = parser.add_argument_group("where to")
-    where.add_argument(
-        "--output", type=Path, default=Path("outputs"), help="an .mp4 file, or a folder (default: %(default)s)"
-    )
-    where.add_argument("--preview", action="store_true", help="also write a PNG of frames, waveform and spectrogram")
-    where.add_argument("--json", action="store_true", help="print one line of JSON for each clip")
-    how = parser.add_argument_group("how")
-    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model (default: the shipped one)")
-    how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
-    how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
-    how.add_argument("--audio-guidance", type=float, help="the same for the sound")
-    how.add_argument("--solver", choices=("euler", "heun", "midpoint"), help="the last two take twice the time a step")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    how.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    args = parser.parse_args(argv)
-    check(args)
-    return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Everything that can be known to be wrong before anything heavy is imported."""
-    if args.num_samples < 1:
-        raise InputError(f"--num-samples must be at least 1, not {args.num_samples}")
-    if args.seed is not None and not 0 <= args.seed <= MAX_SEED - args.num_samples:
-        raise InputError(f"--seed must lie between 0 and 2^63, not {args.seed}")
-    if args.steps is not None and not 1 <= args.steps <= MAX_STEPS:
-        raise InputError(f"--steps must lie between 1 and {MAX_STEPS}, not {args.steps}")
-    for flag, scale in (("--guidance", args.guidance), ("--audio-guidance", args.audio_guidance)):
-        if scale is not None and not 0 <= scale <= MAX_GUIDANCE:
-            raise InputError(f"{flag} must lie between 0 and {MAX_GUIDANCE:g}, not {scale}")
-    check_material(args)
-
-
-def check_material(args: argparse.Namespace) -> None:
-    """What is given must say one thing."""
-    has_extend, has_replace = args.extend is not None, args.replace is not None
-    frames = [frame for frame, _ in args.keyframe] + ([] if args.image is None else [0])
-    contradictions = (
-        (args.video is None and (has_extend or has_replace), "--extend and --replace need --video"),
-        (args.video is None and args.audio is None and args.only is not None, "--only needs --video or --audio"),
-        (args.video is not None and args.audio is not None, "give --video or --audio, not both"),
-        (has_extend and has_replace, "give --extend or --replace, not both"),
-        (has_extend and args.only is not None, "--extend goes on with picture and sound: --only does not fit"),
-        (has_extend and not math.isfinite(args.extend), f"--extend needs a number of seconds, not {args.extend}"),
-        (args.video is not None and not has_extend and not has_replace and args.only != "audio",
-         "say what to do with --video: --extend, --replace or --only audio (a picture for its sound is --audio CLIP)"),
-        (args.audio is not None and args.only == "audio", "--audio is given, so --only audio leaves nothing to make"),
-        (args.no_audio and args.audio is not None, "--no-audio contradicts --audio"),
-        (args.no_audio and args.only == "audio", "--no-audio contradicts --only audio"),
-        (args.duration is not None and (has_extend or has_replace),
-         "--duration does not fit --extend and --replace: the clip's length decides"),
-        (len(set(frames)) < len(frames), "a frame is given twice by --image and --keyframe"),
-    )  # fmt: skip
-    for is_wrong, message in contradictions:
-        if is_wrong:
-            raise InputError(message)
+    story: tuple[tuple[float, str], ...] = ()
+    """Prompts that follow one another, each with the second from which on it holds; empty for a single prompt."""
 
 
 def read_material(
@@ -229,9 +100,22 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return [" ".join(prompt.split()) for prompt in prompts]
 
 
+def read_story(prompts: list[str]) -> tuple[tuple[float, str], ...]:
+    """Prompts like "8s: a ball rolls" as pairs (8.0, "a ball rolls"); none if they are not of that kind."""
+    matches = [TIMED_PROMPT.fullmatch(prompt) for prompt in prompts]
+    if not any(matches):
+        return ()
+    if not all(matches):
+        raise InputError('prompts with a time ("8s: a ball rolls in") are one story: give all of them a time, or none')
+    return tuple((float(match[1]), match[2]) for match in matches if match)
+
+
 def plan(args: argparse.Namespace) -> list[Job]:
     """The clips to make, each with its own file name."""
     prompts = read_prompts(args)
+    story = read_story(prompts)
+    if story:
+        prompts = [" ".join(prompts)]
     first_seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     pairs = [(prompt, first_seed + index) for prompt in prompts for index in range(args.num_samples)]
     if args.output.suffix.lower() == ".mp4":
@@ -239,7 +123,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
             raise InputError(f"{len(pairs)} clips cannot go into one file: give a folder as --output")
         if args.output.is_dir():
             raise InputError(f"{args.output} is a folder")
-        return [Job(*pairs[0], args.output)]
+        return [Job(*pairs[0], args.output, story)]
     if args.output.suffix.lower() in (".mov", ".mkv", ".webm", ".avi", ".gif"):
         raise InputError(f"only mp4 is written: name the output {args.output.with_suffix('.mp4').name}")
     jobs: list[Job] = []
@@ -251,7 +135,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
         while path in taken:
             copies += 1
             path = args.output / f"{slug}-{seed}-{copies}.mp4"
-        jobs.append(Job(prompt, seed, path))
+        jobs.append(Job(prompt, seed, path, story))
     return jobs
 
 
@@ -269,9 +153,17 @@ def main(argv: list[str] | None = None) -> None:
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
     given, spec = read_material(args, defaults, spec)
+    if given is not None and is_long(defaults, spec, jobs):
+        limit_s = IN_ONE_GO * defaults.spec().duration_s
+        raise InputError(f"what is given goes with one prompt and a clip of up to {limit_s:.3g} s")
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)
+
+
+def is_long(defaults: GenerationConfig, spec: ClipSpec, jobs: list[Job]) -> bool:
+    """Whether the clip is made in parts: too long to be made at once, or with prompts that follow a clock."""
+    return bool(jobs[0].story) or spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
 
 
 def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Given | None" = None) -> None:
@@ -279,7 +171,6 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     from tqdm import tqdm
 
     from vidgen.loading import choose_device
-    from vidgen.media import contact_sheet, save_sheet, write_video
     from vidgen.pipeline import VidGenPipeline
 
     start_s = time.perf_counter()
@@ -288,17 +179,12 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     pipeline = VidGenPipeline.from_pretrained(args.model, torch_dtype=dtype, device=device)
     load_s = time.perf_counter() - start_s
 
-    defaults = pipeline.generation
-    guidance = defaults.guidance_scale if args.guidance is None else args.guidance
-    if args.audio_guidance is not None:
-        audio_guidance = args.audio_guidance
-    else:
-        audio_guidance = defaults.audio_guidance_scale if args.guidance is None else args.guidance
+    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
     settings = {
-        "num_inference_steps": args.steps or defaults.num_inference_steps,
-        "guidance_scale": guidance,
-        "audio_guidance_scale": audio_guidance,
-        "solver": args.solver or defaults.solver,
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "audio_guidance_scale": sampling.audio_guidance_scale,
+        "solver": sampling.solver,
         "negative_prompt": args.negative_prompt,
     }
     recorded = settings | {
@@ -310,52 +196,33 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
         "device": str(device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **material_settings(args),
+        **({"story": jobs[0].story} if jobs[0].story else {}),
     }
-    steps = settings["num_inference_steps"] + 1  # one more for decoding and writing
-    with tqdm(total=len(jobs) * steps, unit="step", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def on_step_end(_pipeline, _step, _time, values):
-            bar.update()
-            return values
-
+    version = pipeline.generation.model_version
+    in_parts = is_long(pipeline.generation, spec, jobs)
+    per_clip = spec.num_frames if in_parts else sampling.steps + 1  # one more for decoding and writing
+    unit = "frame" if in_parts else "step"
+    with tqdm(total=len(jobs) * per_clip, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
         for job in jobs:
             bar.set_description(job.prompt[:30])
-            output = pipeline(
-                job.prompt,
-                given=given,
-                with_audio=not args.no_audio,
-                num_frames=spec.num_frames,
-                height=spec.height,
-                width=spec.width,
-                frame_rate=spec.frame_rate,
-                generator=torch.Generator().manual_seed(job.seed),
-                callback_on_step_end=on_step_end,
-                **settings,
-            )
-            muxing_s = time.perf_counter()
-            frames, waveform = output.frames[0], None if output.audio is None else output.audio[0]
             tags = {
                 "title": job.prompt,
-                "comment": f"made by vidgen {__version__}, model {defaults.model_version}, seed {job.seed}",
+                "comment": f"made by vidgen {__version__}, model {version}, seed {job.seed}",
                 "prompt": job.prompt,
                 "seed": str(job.seed),
                 "settings": json.dumps(recorded),
-                "model_version": defaults.model_version,
+                "model_version": version,
             }
-            write_video(job.path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
-            if args.preview:
-                save_sheet(
-                    job.path.with_suffix(".png"),
-                    [contact_sheet(frames, waveform, spec.sample_rate_hz, f"{job.prompt}  (seed {job.seed})")],
-                )
-            seconds = output.seconds | {"mux": time.perf_counter() - muxing_s}
-            bar.update()
+            if in_parts:
+                seconds = make_in_parts(pipeline, job, spec, settings, tags, args, bar)
+            else:
+                seconds = make_at_once(pipeline, job, spec, given, settings, tags, args, bar)
             if args.json:
                 line = {
                     "path": str(job.path),
                     "prompt": job.prompt,
                     "seed": job.seed,
-                    "model_version": defaults.model_version,
+                    "model_version": version,
                     "settings": recorded,
                     "duration_s": spec.duration_s,
                     "seconds": {stage: round(value, 4) for stage, value in ({"load": load_s} | seconds).items()},
@@ -367,6 +234,95 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
             else:
                 bar.write(str(job.path), file=sys.stdout)
             load_s = 0.0
+
+
+def make_at_once(
+    pipeline: "VidGenPipeline", job: Job, spec: ClipSpec, given: "Given | None", settings: dict[str, Any],
+    tags: dict[str, str], args: argparse.Namespace, bar: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Make a clip and write its file; the seconds of each stage."""
+    import torch
+
+    from vidgen.media import write_video
+
+    def on_step_end(_pipeline, _step, _time, values):
+        bar.update()
+        return values
+
+    output = pipeline(
+        job.prompt,
+        given=given,
+        with_audio=not args.no_audio,
+        num_frames=spec.num_frames,
+        height=spec.height,
+        width=spec.width,
+        frame_rate=spec.frame_rate,
+        generator=torch.Generator().manual_seed(job.seed),
+        callback_on_step_end=on_step_end,
+        **settings,
+    )
+    muxing_s = time.perf_counter()
+    frames, waveform = output.frames[0], None if output.audio is None else output.audio[0]
+    write_video(job.path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
+    if args.preview:
+        save_preview(job, frames, waveform, spec)
+    bar.update()
+    return output.seconds | {"mux": time.perf_counter() - muxing_s}
+
+
+def make_in_parts(
+    pipeline: "VidGenPipeline", job: Job, spec: ClipSpec, settings: dict[str, Any], tags: dict[str, str],
+    args: argparse.Namespace, bar: Any,
+) -> dict[str, float]:  # fmt: skip
+    """Make a long clip window by window and write each part as it is made, into a file that can be played meanwhile.
+
+    What was written stays playable when the work ends early.
+    """
+    import numpy as np
+    import torch
+
+    from vidgen.media import ClipWriter
+
+    start_s = time.perf_counter()
+    chunks = pipeline.stream(
+        job.story or job.prompt,
+        spec.duration_s,
+        with_audio=not args.no_audio,
+        height=spec.height,
+        width=spec.width,
+        frame_rate=spec.frame_rate,
+        generator=torch.Generator().manual_seed(job.seed),
+        **settings,
+    )
+    first = next(chunks)
+    seconds = {"first_part": time.perf_counter() - start_s}
+    shown, heard = [], []  # a frame a second, and the sound, for the preview
+    step = max(1, round(spec.frame_rate))
+    with ClipWriter(
+        job.path, (spec.height, spec.width), spec.frame_rate, channels=0 if args.no_audio else 1,
+        sample_rate_hz=spec.sample_rate_hz, metadata=tags, progressive=True,
+    ) as writer:  # fmt: skip
+        try:
+            for chunk in itertools.chain([first], chunks):
+                writer.add(chunk.frames, None if chunk.waveform is None else chunk.waveform[None])
+                bar.update(len(chunk.frames))
+                if args.preview:
+                    shown.append(chunk.frames[-chunk.start_frame % step :: step].copy())
+                    heard += [] if chunk.waveform is None else [chunk.waveform]
+        except KeyboardInterrupt:
+            seconds_made = float(writer.frames_written / spec.frame_rate)
+            bar.write(f"{job.path} holds the first {seconds_made:.2f} s", file=sys.stderr)
+            raise
+    if args.preview:
+        save_preview(job, np.concatenate(shown), np.concatenate(heard) if heard else None, spec)
+    return seconds | {"all_parts": time.perf_counter() - start_s}
+
+
+def save_preview(job: Job, frames: Any, waveform: Any, spec: ClipSpec) -> None:
+    from vidgen.media import contact_sheet, save_sheet
+
+    title = f"{job.prompt}  (seed {job.seed})"
+    save_sheet(job.path.with_suffix(".png"), [contact_sheet(frames, waveform, spec.sample_rate_hz, title)])
 
 
 if __name__ == "__main__":

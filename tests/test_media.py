@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.media import contact_sheet, probe, read_clip, read_metadata, save_sheet, write_video
+from vidgen.media import ClipWriter, contact_sheet, probe, read_clip, read_metadata, save_sheet, write_video
 
 NTSC = Fraction(24000, 1001)
 RATE_HZ = 24000
@@ -252,3 +253,38 @@ def test_sheet_shows_frames_and_sound_on_one_time_axis(tmp_path):
     with Image.open(path) as image:
         assert image.size == (960, sheet.height + mute.height)
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_clip_written_in_parts_is_the_clip_written_at_once(tmp_path, progressive):
+    rate = Fraction(24000, 1001)
+    frames = np.random.default_rng(0).integers(0, 256, (60, 34, 48, 3), np.uint8)
+    spec = ClipSpec(num_frames=60, height=64, width=64, frame_rate=rate)
+    waveform = 0.5 * np.sin(np.arange(spec.num_samples, dtype=np.float32) / 9)
+    write_video(tmp_path / "once.mp4", frames, waveform, rate)
+    with ClipWriter(tmp_path / "parts.mp4", (34, 48), rate, progressive=progressive) as writer:
+        for first, end in ((0, 1), (1, 30), (30, 60)):
+            samples = slice(spec.samples_until(first), spec.samples_until(end))
+            writer.add(frames[first:end], waveform[None, samples])
+    once, parts = (read_clip(tmp_path / f"{name}.mp4") for name in ("once", "parts"))
+    assert np.array_equal(once.frames, parts.frames)
+    assert np.abs(once.waveform - parts.waveform).max() < 1e-3
+    assert parts.frame_rate == rate
+
+
+def test_a_progressive_file_can_be_played_while_it_is_written(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (96, 32, 48, 3), np.uint8)
+    waveform = 0.5 * np.sin(np.arange(96000, dtype=np.float32) / 9)[None]
+    with ClipWriter(tmp_path / "growing.mp4", (32, 48), Fraction(24), progressive=True) as writer:
+        writer.add(frames, waveform)
+        (tmp_path / "copy.mp4").write_bytes((tmp_path / "growing.mp4").read_bytes())
+    so_far, whole = (read_clip(tmp_path / f"{name}.mp4") for name in ("copy", "growing"))
+    assert 24 <= len(so_far.frames) < 96
+    assert np.array_equal(so_far.frames, whole.frames[: len(so_far.frames)])
+    common = len(so_far.waveform) - 12000
+    assert np.abs(so_far.waveform[:common] - whole.waveform[:common]).max() < 1e-3
+
+
+def test_a_rate_that_aac_does_not_know_is_refused(tmp_path):
+    with pytest.raises(InputError, match="23456 Hz"):
+        ClipWriter(tmp_path / "a.mp4", (32, 32), Fraction(24), sample_rate_hz=23456)

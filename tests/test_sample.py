@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sample
+from vidgen import options
 from vidgen.clip import ClipSpec, Compression
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
@@ -40,9 +41,17 @@ def test_rates_and_sizes():
     args = sample.parse_args(["--prompt", "a", "--fps", "23.976", "--size", "96x64"])
     assert args.fps == Fraction(24000, 1001)
     assert args.size == (96, 64)
-    assert sample.frame_rate("24") == 24
-    assert sample.frame_rate("12.5") == Fraction(25, 2)
-    assert sample.frame_rate("30000/1001") == Fraction(30000, 1001)
+    assert options.frame_rate("24") == 24
+    assert options.frame_rate("12.5") == Fraction(25, 2)
+    assert options.frame_rate("30000/1001") == Fraction(30000, 1001)
+
+
+def test_prompts_with_a_time_are_one_story(tmp_path):
+    args = ["--prompt", "0s: a ball", "1.5s:a cube: red", "--seed", "5", "--output", str(tmp_path)]
+    (job,) = sample.plan(sample.parse_args(args))
+    assert job.story == ((0.0, "a ball"), (1.5, "a cube: red"))
+    with pytest.raises(InputError, match="all of them a time, or none"):
+        sample.plan(sample.parse_args(["--prompt", "0s: a ball", "a cube"]))
 
 
 def test_every_prompt_and_seed_gets_its_own_file(tmp_path):

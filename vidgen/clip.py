@@ -71,7 +71,11 @@ class ClipSpec:
     @property
     def num_samples(self) -> int:
         """Audio samples a channel: the sound is exactly as long as the picture."""
-        return round(self.num_frames / self.frame_rate * self.sample_rate_hz)
+        return self.samples_until(self.num_frames)
+
+    def samples_until(self, frame: int) -> int:
+        """Audio samples a channel that are heard before ``frame`` is seen."""
+        return round(frame / self.frame_rate * self.sample_rate_hz)
 
     @property
     def latent_frames(self) -> int:
@@ -85,6 +89,13 @@ class ClipSpec:
     def latent_frame(self, frame: int) -> int:
         """The latent frame that stands for a frame: 0 for frame 0, 1 for the next ``compression.frames``, and so on."""
         return ceil(frame / self.compression.frames)
+
+    def audio_span(self, start: int, stop: int) -> tuple[int, int]:
+        """The audio latents, from and up to, that are heard while latent frames [start, stop) are seen."""
+        latents_per_frame = self.sample_rate_hz / self.frame_rate / self.compression.samples
+        first, end = (max(0, 1 + (latent - 1) * self.compression.frames) for latent in (start, stop))
+        # A latent that is heard on both sides of the beginning belongs to what was before.
+        return ceil(max(0, first - 1) * latents_per_frame), min(self.audio_latents, ceil(end * latents_per_frame))
 
     @property
     def latent_height(self) -> int:

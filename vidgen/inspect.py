@@ -40,7 +40,8 @@ def command(tags: dict[str, str]) -> str:
     """
     try:
         prompt, seed, settings = tags["prompt"], int(tags["seed"]), json.loads(tags["settings"])
-        words: list[Any] = ["python", "sample.py", "--prompt", prompt, "--seed", seed]
+        prompts = [f"{from_s:g}s: {text}" for from_s, text in settings.get("story", [])] or [prompt]
+        words: list[Any] = ["python", "sample.py", "--prompt", *prompts, "--seed", seed]
         words += ["--size", f"{settings['width']}x{settings['height']}"]
         given = settings.get("given", {})
         if "extend_s" not in given and "replaced_s" not in given:  # there the given clip's length decides

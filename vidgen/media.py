@@ -1,9 +1,9 @@
-"""Clips on disk: mp4 files written and read in exact sync, and PNG sheets that show picture and sound together.
+"""Clips on disk, read in exact sync, and PNG sheets that show picture and sound together. ``mp4`` writes clips.
 
 Time zero of a file is its first video frame. Sound is placed against it by presentation time stamps, never by counting.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,18 +16,14 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .files import replacing
+from .mp4 import AAC_RATES_HZ, ClipWriter, resampled, to_length, write_video
 from .sheets import contact_sheet, save_sheet
 
 __all__ = [
-    "Clip", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound", "save_sheet",
-    "write_video",
+    "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound",
+    "save_sheet", "write_video",
 ]  # fmt: skip
 
-AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-AAC_FRAME_SAMPLES = 1024
-BT709 = 1  # the code of H.273 for primaries, transfer curve and matrix alike
-LIMITED_RANGE = 1
 MAX_JITTER_S = 0.02  # smaller jumps between audio packets are rounding of time stamps, larger ones are gaps
 
 
@@ -50,119 +46,6 @@ class MediaInfo:
     height: int
     width: int
     has_audio: bool
-
-
-def write_video(
-    path: str | Path,
-    frames: np.ndarray,
-    waveform: np.ndarray | None,
-    frame_rate: Fraction,
-    sample_rate_hz: int = 24000,
-    metadata: Mapping[str, str] | None = None,
-    crf: int = 17,
-) -> Path:
-    """Write an mp4: H.264 (yuv420p, BT.709, no B-frames) with AAC, starting at 0, index in front.
-
-    Chroma is stored at half size, so an odd height or width gains one row or column that repeats the edge. Sound is
-    cut or padded with silence to the length of the picture. A failure leaves no partial file behind.
-
-    Args:
-        frames: (T, H, W, 3) uint8.
-        waveform: (N,) or (C, N) float in [-1, 1] with one or two channels; None writes no sound track.
-        frame_rate: frames per second, exact.
-        metadata: written as tags of the file; any key, read back by ``read_metadata``.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ValueError(f"frames must be (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")
-    frame_rate = Fraction(frame_rate)
-    odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
-    if odd_height or odd_width:
-        frames = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
-    with replacing(path) as temporary:
-        options = {"movflags": "+faststart+use_metadata_tags"}
-        with av.open(str(temporary), "w", format="mp4", options=options) as container:
-            container.metadata.update({key: str(value) for key, value in (metadata or {}).items()})
-            video = container.add_stream("libx264", rate=frame_rate)
-            video.height, video.width = frames.shape[1:3]
-            video.pix_fmt = "yuv420p"
-            video.time_base = video.codec_context.time_base = 1 / frame_rate
-            # No B-frames: decoding order is display order, and players that ignore edit lists stay in sync.
-            video.codec_context.options = {"crf": str(crf), "preset": "medium", "bf": "0", "g": "24"}
-            video.codec_context.color_primaries = video.codec_context.color_trc = BT709
-            video.codec_context.colorspace = BT709
-            video.codec_context.color_range = LIMITED_RANGE
-            audio_frames: list[av.AudioFrame] = []
-            if waveform is not None:
-                waveform, audio_rate_hz = _fit_sound(waveform, sample_rate_hz, len(frames) / frame_rate)
-                layout = "mono" if len(waveform) == 1 else "stereo"
-                audio = container.add_stream("aac", rate=audio_rate_hz, layout=layout)
-                audio.codec_context.bit_rate = 128_000 * len(waveform)
-                audio.codec_context.time_base = Fraction(1, audio_rate_hz)
-                audio_frames = _audio_frames(waveform, audio_rate_hz, layout)
-            next_audio = 0
-            for index, picture in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-                frame.pts, frame.time_base = index, 1 / frame_rate
-                container.mux(video.encode(frame))
-                until_s = (index + 1) / frame_rate
-                while next_audio < len(audio_frames) and (audio_frames[next_audio].time or 0) < until_s:
-                    container.mux(audio.encode(audio_frames[next_audio]))
-                    next_audio += 1
-            container.mux(video.encode(None))
-            for audio_frame in audio_frames[next_audio:]:
-                container.mux(audio.encode(audio_frame))
-            if waveform is not None:
-                container.mux(audio.encode(None))
-    return path
-
-
-def _fit_sound(waveform: np.ndarray, sample_rate_hz: int, duration_s: Fraction) -> tuple[np.ndarray, int]:
-    """(C, N) float32 at a rate that AAC knows, exactly ``duration_s`` long; and that rate."""
-    waveform = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
-    if waveform.ndim != 2 or len(waveform) > 2:
-        raise ValueError(f"the waveform must be (N,) or (1 or 2, N), not {waveform.shape}")
-    if not np.isfinite(waveform).all():
-        raise ValueError("the waveform holds values that are not numbers")
-    rate_hz = sample_rate_hz
-    if rate_hz not in AAC_RATES_HZ:
-        rate_hz = 48000
-        waveform = _resample(waveform, sample_rate_hz, rate_hz)
-    return np.clip(_to_length(waveform, round(duration_s * rate_hz)), -1, 1), rate_hz
-
-
-def _to_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    """``waveform`` (..., N) cut, or padded with silence, to ``num_samples``."""
-    missing = max(0, num_samples - waveform.shape[-1])
-    padding = [(0, 0)] * (waveform.ndim - 1) + [(0, missing)]
-    return np.pad(waveform[..., :num_samples], padding)
-
-
-def _audio_frames(waveform: np.ndarray, rate_hz: int, layout: str) -> list[av.AudioFrame]:
-    frames = []
-    for start in range(0, waveform.shape[1], AAC_FRAME_SAMPLES):
-        block = np.ascontiguousarray(waveform[:, start : start + AAC_FRAME_SAMPLES])
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
-        frames.append(frame)
-    return frames
-
-
-def _resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """(C, N) float32 at another rate; sample 0 stays at time 0."""
-    if from_hz == to_hz or not waveform.size:
-        return waveform
-    layout = "mono" if len(waveform) == 1 else "stereo"
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_hz)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform), format="fltp", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = from_hz, 0, Fraction(1, from_hz)
-    blocks = [block.to_ndarray() for source in (frame, None) for block in resampler.resample(source)]
-    return _to_length(np.concatenate(blocks, axis=1), round(waveform.shape[1] * to_hz / from_hz))
 
 
 @contextmanager
@@ -381,5 +264,5 @@ def _read_sound(
             if filled >= wanted:
                 break
     rate_hz = sample_rate_hz or own_hz
-    mono = _resample(sound.mean(axis=0, keepdims=True), own_hz, rate_hz)[0]
-    return _to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz)), rate_hz
+    mono = resampled(sound.mean(axis=0, keepdims=True), own_hz, rate_hz)[0]
+    return to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz)), rate_hz

@@ -1,12 +1,12 @@
 """From a prompt to frames and a waveform, and from a model's folder to a pipeline and back."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
-from .conditioning import Conditioning, encode_given, guided_velocity
+from .conditioning import Conditioning, Text, encode_given, guided_velocity
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
@@ -24,6 +24,9 @@ from .loading import cast, load_network
 from .solvers import State, euler, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
+
+if TYPE_CHECKING:
+    from .streaming import Chunk
 
 MAX_SHARD_SIZE = "15MB"
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
@@ -44,6 +47,20 @@ class VidGenOutput:
     sample_rate: int
     frame_rate: Fraction
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are denoised: steps of which solver, and how strongly the prompt rules each stream."""
+
+    steps: int
+    guidance_scale: float
+    audio_guidance_scale: float
+    solver: str
+
+    @property
+    def is_guided(self) -> bool:
+        return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
 class VidGenPipeline(DiffusionPipeline):
@@ -167,56 +184,33 @@ class VidGenPipeline(DiffusionPipeline):
         if len(negatives) != len(prompts):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         defaults = self.generation
-        solver = solver or defaults.solver
-        if solver not in SOLVERS:
-            raise InputError(f"solver {solver!r} is not known: use {', '.join(SOLVERS)}")
+        sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
         if output_type not in ("np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is not known: use np, pt or latent")
-        if audio_guidance_scale is None:
-            audio_guidance_scale = defaults.audio_guidance_scale if guidance_scale is None else guidance_scale
-        if guidance_scale is None:
-            guidance_scale = defaults.guidance_scale
-        steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-        video_sigmas = sigma_schedule(steps, defaults.video_shift)
-        audio_sigmas = sigma_schedule(steps, defaults.audio_shift)
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
 
         stages = _Stopwatch(self.device)
-        text = self._encode_text(prompts)
-        is_guided = not guidance_scale == audio_guidance_scale == 1
-        negative_text = self._encode_text(negatives) if is_guided else None
+        text = self.encode_text(prompts)
+        negative_text = self.encode_text(negatives) if sampling.is_guided else None
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
             conditioning = encode_given(given, spec, self.vae, self.codec)
             stages.end("encode")
 
-        velocity_fn = guided_velocity(
-            self.transformer,
+        video_noise, audio_noise = self._noise(spec, len(prompts), generator)
+        video, audio = self.denoise(
+            (video_noise, audio_noise if with_audio else None),
             text,
             negative_text,
-            video_guidance=guidance_scale,
-            audio_guidance=audio_guidance_scale,
-            video_times_s=torch.tensor(spec.video_latent_times_s(), device=self.device),
-            audio_times_s=torch.tensor(spec.audio_latent_times_s(), device=self.device),
-            conditioning=conditioning,
+            sampling,
+            spec.video_latent_times_s(),
+            spec.audio_latent_times_s(),
+            conditioning,
+            callback_on_step_end,
         )
-
-        def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
-            """The state stays in float32: rounding of small steps would add up."""
-            lower = tuple(None if stream is None else stream.to(self.dtype) for stream in x)
-            return tuple(None if stream is None else stream.float() for stream in velocity_fn(lower, sigma))
-
-        def on_step(step: int, clean: State) -> None:
-            if callback_on_step_end is not None:
-                latents = {"video_latents": clean[0], "audio_latents": clean[1]}
-                callback_on_step_end(self, step, video_sigmas[step], latents)
-
-        video_noise, audio_noise = self._noise(spec, len(prompts), generator)
-        start = conditioning.start((video_noise, audio_noise if with_audio else None))
-        video, audio = SOLVERS[solver](velocity, start, (video_sigmas, audio_sigmas), on_step)
         assert video is not None
         stages.end("denoise")
 
@@ -230,7 +224,83 @@ class VidGenPipeline(DiffusionPipeline):
                 stages.end("decode_audio")
         return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
 
-    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, prompt: str | Sequence[tuple[float, str]], duration_s: float, **settings: Any
+    ) -> Iterator["Chunk"]:
+        """A clip of any length, part by part as it is made; see ``vidgen.streaming.stream``."""
+        from .streaming import stream
+
+        return stream(self, prompt, duration_s, **settings)
+
+    def sampling(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        audio_guidance_scale: float | None = None,
+        solver: str | None = None,
+    ) -> Sampling:
+        """What was asked for, and the model's own for the rest; a guidance scale alone serves both streams.
+
+        Raises:
+            InputError: an unknown solver.
+        """
+        own = self.generation
+        solver = solver or own.solver
+        if solver not in SOLVERS:
+            raise InputError(f"solver {solver!r} is not known: use {', '.join(SOLVERS)}")
+        if audio_guidance_scale is None:
+            audio_guidance_scale = own.audio_guidance_scale if guidance_scale is None else guidance_scale
+        if guidance_scale is None:
+            guidance_scale = own.guidance_scale
+        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
+
+    def denoise(
+        self,
+        noise: State,
+        text: Text,
+        negative_text: Text | None,
+        sampling: Sampling,
+        video_times_s: Sequence[float],
+        audio_times_s: Sequence[float],
+        conditioning: Conditioning,
+        callback_on_step_end: Callable[..., Any] | None = None,
+    ) -> State:
+        """From noise (video, audio), where a stream may be None, to normalised latents of the same shapes.
+
+        Args:
+            text, negative_text: as ``encode_text`` returns them; the second is needed under guidance only.
+            video_times_s, audio_times_s: when each latent frame and each audio latent is seen and heard.
+            conditioning: what is given.
+            callback_on_step_end: as in ``__call__``.
+        """
+        velocity_fn = guided_velocity(
+            self.transformer,
+            text,
+            negative_text,
+            video_guidance=sampling.guidance_scale,
+            audio_guidance=sampling.audio_guidance_scale,
+            video_times_s=torch.tensor(video_times_s, device=self.device),
+            audio_times_s=torch.tensor(audio_times_s, device=self.device),
+            conditioning=conditioning,
+        )
+        shifts = (self.generation.video_shift, self.generation.audio_shift)
+        sigmas = tuple(sigma_schedule(sampling.steps, shift) for shift in shifts)
+
+        def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
+            """The state stays in float32: rounding of small steps would add up."""
+            lower = tuple(None if stream is None else stream.to(self.dtype) for stream in x)
+            return tuple(None if stream is None else stream.float() for stream in velocity_fn(lower, sigma))
+
+        def on_step(step: int, clean: State) -> None:
+            if callback_on_step_end is not None:
+                latents = {"video_latents": clean[0], "audio_latents": clean[1]}
+                callback_on_step_end(self, step, sigmas[0][step], latents)
+
+        return SOLVERS[sampling.solver](velocity, conditioning.start(noise), sigmas, on_step)
+
+    def encode_text(self, prompts: list[str]) -> Text:
+        """Features and mask of prompts, as the transformer wants them."""
         features, mask = self.text_encoder.encode(prompts)
         return features.to(self.device, self.dtype), mask.to(self.device)
 

@@ -1,0 +1,208 @@
+"""Clips of any length in bounded memory: window after window of latents, decoded as they are made.
+
+Each window after the first is denoised with the end of what is there already given clean, picture and sound, so the
+task is the one of extending a clip: a mask over the same transformer. Both decoders go on from window to window.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .clip import ClipSpec
+from .conditioning import Conditioning, Text, given_frames
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .pipeline import Sampling, VidGenPipeline
+
+ENDING_LATENTS = 2
+"""So many audio latents at the end of a window are made anew by the next one: in training a clip's last latents stand
+for sound that is cut off there, and one would hear that at every window's end."""
+
+Latents = tuple[Tensor, Tensor | None]
+"""Normalised latents (1, C, t, h, w) of the picture and (1, C_a, L) of the sound, or None without sound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A part of a clip: ``frames`` (T, H, W, 3) uint8 and as much of ``waveform`` (N,) float32 in [-1, 1], or None."""
+
+    frames: np.ndarray
+    waveform: np.ndarray | None
+    start_frame: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames [start, stop), of which the first ``known`` are there already."""
+
+    start: int
+    stop: int
+    known: int
+
+
+def plan_windows(total: int, size: int, overlap: int) -> list[Window]:
+    """Windows that cover ``total`` latent frames, each ``overlap`` or more of which the window before it has made.
+
+    The first has ``size`` latent frames. A later one has ``size`` - 1: it stands where those after the first stand in a
+    clip, since the first latent frame of a clip is of another kind (it stands for one picture).
+
+    Raises:
+        InputError: an overlap that is not between 1 and ``size`` - 2.
+    """
+    if not 1 <= overlap <= size - 2:
+        raise InputError(f"windows of {size} latent frames overlap by 1 to {size - 2}, not {overlap}")
+    windows = [Window(0, min(size, total), 0)]
+    while windows[-1].stop < total:
+        made = windows[-1].stop
+        stop = min(made + size - 1 - overlap, total)
+        start = stop - (size - 1)
+        windows.append(Window(start, stop, made - start))
+    return windows
+
+
+def stream(
+    pipeline: "VidGenPipeline",
+    prompt: str | Sequence[tuple[float, str]],
+    duration_s: float,
+    *,
+    overlap_latents: int | None = None,
+    with_audio: bool = True,
+    height: int | None = None,
+    width: int | None = None,
+    frame_rate: Fraction | float | None = None,
+    negative_prompt: str = "",
+    generator: torch.Generator | None = None,
+    **sampling: Any,
+) -> Iterator[Chunk]:
+    """Make one clip part by part. Joined, the chunks are the whole clip; picture and sound of each are equally long.
+
+    Args:
+        prompt: one for the whole clip, or pairs (from which second on, prompt), the first from 0 on. A window follows
+            the prompt that holds where its new part begins.
+        overlap_latents: latent frames that a window shares with the one before it; half a window by default.
+        sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale`` and ``solver``, as in a call of
+            the pipeline.
+
+    Raises:
+        InputError: an empty prompt, prompts out of order, a clip that cannot be made, or settings out of range. It is
+            raised here, not when the first chunk is asked for.
+    """
+    story = [(0.0, prompt)] if isinstance(prompt, str) else [(float(time), text) for time, text in prompt]
+    times = [time for time, _ in story]
+    if not story or not all(text.strip() for _, text in story):
+        raise InputError("a prompt is empty")
+    if times[0] != 0 or any(first >= second for first, second in itertools.pairwise(times)):
+        raise InputError(f"prompts that follow one another start at 0 s and go on in order, not at {times} s")
+    own = pipeline.generation
+    spec = own.spec(duration_s=duration_s, height=height, width=width, frame_rate=frame_rate)
+    if times[-1] >= spec.duration_s:
+        raise InputError(f"the prompt from {times[-1]:g} s on lies beyond the clip's {spec.duration_s:g} s")
+    size = own.spec().latent_frames
+    overlap = size // 2 if overlap_latents is None else overlap_latents
+    windows = plan_windows(spec.latent_frames, size, overlap)
+    settings = pipeline.sampling(**sampling)
+    texts = [pipeline.encode_text([text]) for _, text in story]
+    negative = pipeline.encode_text([negative_prompt]) if settings.is_guided else None
+    starts_s = spec.video_latent_times_s()
+    chosen = [max(n for n, time in enumerate(times) if time <= starts_s[w.start + w.known]) for w in windows]
+    latents = _denoise_windows(
+        pipeline, spec, windows, [texts[n] for n in chosen], negative, settings, generator, with_audio
+    )
+    return _decode(pipeline, spec, latents, with_audio)
+
+
+def _denoise_windows(
+    pipeline: "VidGenPipeline",
+    spec: ClipSpec,
+    windows: list[Window],
+    texts: list[Text],
+    negative_text: Text | None,
+    sampling: "Sampling",
+    generator: torch.Generator | None,
+    with_audio: bool,
+) -> Iterator[Latents]:
+    """The new latents of each window."""
+    video_times_s, audio_times_s = spec.video_latent_times_s(), spec.audio_latent_times_s()
+    sizes = (pipeline.vae.config.latent_channels, spec.latent_height, spec.latent_width)
+    video = torch.zeros(1, sizes[0], 0, *sizes[1:], device=pipeline.device)  # of the window before
+    audio = torch.zeros(1, pipeline.codec.config.latent_channels, 0, device=pipeline.device)
+    heard = 0  # audio latents made so far
+    for window, text in zip(windows, texts, strict=True):
+        first, end = spec.audio_span(window.start, window.stop)
+        known = (window.known, heard - first) if window.start else (0, 0)
+        new = (window.stop - window.start - known[0], end - first - known[1])
+        video_noise = torch.randn(sizes[0], new[0], *sizes[1:], generator=generator).to(pipeline.device)
+        audio_noise = torch.randn(audio.shape[1], new[1], generator=generator).to(pipeline.device)
+        clean: Latents = (video[:, :, video.shape[2] - known[0] :], audio[:, :, audio.shape[2] - known[1] :])
+        noise = (
+            torch.cat((clean[0], video_noise[None]), dim=2),
+            torch.cat((clean[1], audio_noise[None]), dim=2) if with_audio and clean[1] is not None else None,
+        )
+        # A window's clock starts where the clip's would, one frame before its first latent frame of several.
+        origin_s = video_times_s[window.start] - video_times_s[1] if window.start else 0.0
+        kept = end if window is windows[-1] else max(first + known[1], end - ENDING_LATENTS)
+        made_video, made_audio = pipeline.denoise(
+            noise,
+            text,
+            negative_text,
+            sampling,
+            [time - origin_s for time in video_times_s[window.start : window.stop]],
+            [time - origin_s for time in audio_times_s[first:end]],
+            _first_given(noise, known),
+        )
+        assert made_video is not None
+        video, heard = made_video, kept
+        audio = audio if made_audio is None else made_audio[:, :, : kept - first]
+        yield video[:, :, known[0] :], None if made_audio is None else audio[:, :, known[1] :]
+
+
+def _first_given(latents: Latents, known: tuple[int, int]) -> Conditioning:
+    """The first so many latents of picture and sound are given."""
+    video, audio = latents
+    if known[0] == 0:
+        return Conditioning()
+    parts = given_frames(video[:, :, : known[0]], range(known[0]), video.shape[2])
+    if audio is None or known[1] == 0:
+        return Conditioning(*parts)
+    return Conditioning(*parts, *given_frames(audio[:, :, : known[1]], range(known[1]), audio.shape[2]))
+
+
+@torch.no_grad()
+def _decode(
+    pipeline: "VidGenPipeline", spec: ClipSpec, latents: Iterable[Latents], with_audio: bool
+) -> Iterator[Chunk]:
+    """Chunks as soon as both picture and sound are known: the codec holds back what later latents are heard in."""
+    for_video, for_audio = itertools.tee(latents)
+    vae, codec = pipeline.vae, pipeline.codec
+    videos = vae.decode_stream(vae.denormalise(video.to(vae.dtype)) for video, _ in for_video)
+    sounds: Iterator[Tensor] = iter(())
+    if with_audio:
+        codec_latents = (codec.denormalise(audio.to(codec.dtype)) for _, audio in for_audio if audio is not None)
+        sounds = codec.decode_stream(codec_latents, spec.num_samples)
+    else:
+        del for_audio  # it would keep all that the other has passed on
+    frames = np.zeros((0, spec.height, spec.width, 3), np.uint8)
+    waveform = np.zeros(0, np.float32)
+    shown = 0
+    for video in videos:
+        values = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        frames = np.concatenate((frames, values.permute(1, 2, 3, 0).cpu().numpy()))[: spec.num_frames - shown]
+        is_last = shown + len(frames) == spec.num_frames
+        # The end of the sound comes in a part of its own, without waiting for more latents.
+        for part in sounds if is_last else itertools.islice(sounds, 1):
+            waveform = np.concatenate((waveform, part[0, 0].float().clamp(-1, 1).cpu().numpy()))
+        heard = spec.samples_until(shown)
+        ready = len(frames)
+        while with_audio and ready and spec.samples_until(shown + ready) - heard > len(waveform):
+            ready -= 1
+        if ready:
+            until = spec.samples_until(shown + ready) - heard
+            yield Chunk(frames[:ready], waveform[:until] if with_audio else None, shown)
+            frames, waveform, shown = frames[ready:], waveform[until:], shown + ready
