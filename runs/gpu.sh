@@ -18,6 +18,7 @@ cd "$(dirname "$0")/.."
 scenes=$1
 preset=${2:-tabletop-gpu}
 work=${3:-runs/out/$preset}
+python=${PYTHON:-python3}
 reserve=20 # seconds of a leg for packing
 deadline=$((${LEG:-540} - reserve))
 read -r vae_s audio_s frames_s clips_s student_s <<<"${SPEND:-420 180 240 420 150}"
@@ -33,7 +34,7 @@ if [ -n "${RESUME:-}" ] && [ -z "$(ls -A "$work")" ]; then
 fi
 if [ -n "${WHEELS:-}" ]; then
   site=$PWD/runs/out/site
-  [ -d "$site" ] || python -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
+  [ -d "$site" ] || "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
   export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/runs/out/compiled}
@@ -50,7 +51,7 @@ train() { # STAGE NAME SECONDS OWN-SETTINGS FURTHER-ARGUMENTS…: true when the 
   [ ${#settings[@]} -eq 0 ] || settings=(--set "${settings[@]}")
   echo "== $name: $left_s s left in this leg"
   # The signal is for what does not look at the clock: encoding clips, which goes on from its last shard.
-  timeout --foreground --signal=TERM --kill-after=10 "$left_s" python train.py "$stage" --config "$preset" \
+  timeout --foreground --signal=TERM --kill-after=10 "$left_s" "$python" train.py "$stage" --config "$preset" \
     --data "$scenes" --output "$work/$name" --spend "$spend_s" --stop-after $((left_s - 10)) \
     ${settings[@]+"${settings[@]}"} "$@" || status=$?
   [ "$status" -ne 124 ] || status=0 # out of time
@@ -69,6 +70,6 @@ all_stages() {
   echo "== all stages are done: python sample.py --model $work/student/model --prompt …"
 }
 all_stages || true
-python runs/pack.py "$work" "$OUT" --limit-mb "${PACK_MB:-60}"
+"$python" runs/pack.py "$work" "$OUT" --limit-mb "${PACK_MB:-60}"
 echo "== leg of $SECONDS s ended"
 exit "$status"
