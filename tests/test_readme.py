@@ -18,6 +18,8 @@ TOY = {
     "8": "1",
     "256": "64",
     "4": "1",
+    "5": "4.2",
+    "6": "4.2",
     "batch_size=128": "batch_size=4",
     "steps=800": "steps=4",
 }
@@ -57,11 +59,14 @@ def run(command, folder):
 
 def test_the_sampling_commands_make_clips(workplace):
     made = [run(command, workplace) for command in commands("Two commands")]
-    assert len(made) == 8
+    assert len(made) == 11
     assert list(workplace.glob("outputs/*-7.mp4"))
     assert list(workplace.glob("outputs/*-7.png"))
     assert list(workplace.glob("clips/*.mp4"))
-    assert all((workplace / f"{name}.mp4").is_file() for name in ("base", "foley", "longer", "mended", "seen"))
+    assert all(
+        (workplace / f"{name}.mp4").is_file() for name in ("base", "foley", "longer", "mended", "seen", "long", "story")
+    )
+    assert "--duration 4.2" in made[10]
 
 
 def test_the_training_commands_end_in_a_model_that_samples(workplace):

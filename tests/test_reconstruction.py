@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval import reconstruction
+from eval import bitrate, reconstruction
+from vidgen.audio_sync.codec import AudioCodec
+from vidgen.errors import InputError
+from vidgen.vae3d.autoencoder import SpacetimeVAE
 
 RATE_HZ = 24000
 
@@ -56,6 +59,7 @@ def test_psnr_follows_from_the_error():
     assert figures["decoded_frame_difference"] == pytest.approx(figures["frame_difference"])
     assert figures["frame_difference"] == pytest.approx(10)  # half of the picture by 20 levels
     assert reconstruction.picture_figures(Dimmed(), frames())["feature_distance"] == 0
+    assert reconstruction.picture_figures(Dimmed(), frames())["ssim"] == pytest.approx(1)
     assert np.isnan(reconstruction.picture_figures(Dimmed(), frames(moves=False))["moving_psnr_db"])
 
 
@@ -73,7 +77,9 @@ def test_a_late_sound_has_late_onsets():
     assert (figures["lost"], figures["added"]) == (0, 0)
     gone = reconstruction.sound_figures(Late(delay=RATE_HZ), waveform, RATE_HZ)
     assert (len(gone["onset_errors_s"]), gone["lost"]) == (0, 1)
-    assert reconstruction.sound_figures(Late(), waveform, RATE_HZ)["log_magnitude_nats"] == 0
+    perfect = reconstruction.sound_figures(Late(), waveform, RATE_HZ)
+    assert (perfect["log_magnitude_nats"], perfect["stft_distance"]) == (0, 0)
+    assert figures["stft_distance"] > 0.1
 
 
 def test_silence_is_measured_in_decibels_of_full_scale():
@@ -91,5 +97,72 @@ def test_the_command_scores_the_shipped_autoencoders_on_a_folder_of_clips(monkey
     reconstruction.main()
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert 15 < figures["psnr_db"] < 60
+    assert 0.5 < figures["ssim"] < 1
     assert "onsets" not in figures
     assert "psnr db" in capsys.readouterr().out
+
+
+# --- bit rates ---
+
+
+def test_codebook_use_of_known_tokens():
+    """Of 8 codes the first codebook uses four equally often, the second one only."""
+    tokens = torch.stack([torch.arange(8) % 4, torch.full((8,), 7)])[None]
+    figures = bitrate.token_figures([tokens, tokens], 8, duration_s=2.0)
+    assert figures["codes_used_percent"] == pytest.approx(100 * (4 + 1) / 2 / 8)
+    assert figures["perplexity"] == pytest.approx((4 + 1) / 2)
+    assert figures["kbit_per_s"] == pytest.approx(2 * 16 * 3 / 2 / 1000)
+    assert figures["entropy_kbit_per_s"] == pytest.approx(16 * (2 + 0) / 2 / 1000)
+    assert (figures["codebooks"], figures["tokens_per_codebook"]) == (2, 16)
+
+
+def test_the_rate_of_rounded_noise_is_that_of_fine_quantization():
+    """A Gaussian at step s has entropy of about log2(sqrt(2 pi e)/s) bits (Gray & Neuhoff 1998)."""
+    latents = [torch.randn(1, 2, 50_000, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    expected = 2 * 100_000 * np.log2(np.sqrt(2 * np.pi * np.e) / 0.25) / 1000
+    assert bitrate.rounded_kbit_per_s(latents, 0.25, duration_s=1.0) == pytest.approx(expected, rel=0.01)
+    step = bitrate.step_for_rate(latents, expected, duration_s=1.0)
+    assert step == pytest.approx(0.25, rel=0.03)
+    assert bitrate.rounded_kbit_per_s(latents, step, 1.0) <= expected
+    with pytest.raises(InputError, match="cannot be reached"):
+        bitrate.step_for_rate(latents, 1e6, duration_s=1.0)
+
+
+def test_rounding_is_by_the_step():
+    rounded = bitrate.RoundedLatents(Late(), 0.5)
+    assert torch.equal(rounded.to_latents(torch.tensor([0.2, 0.3, -0.8])), torch.tensor([0.0, 0.5, -1.0]))
+    assert rounded.from_latents(torch.ones(3), 2).shape == (2,)
+
+
+def test_the_command_compares_kl_with_tokens_at_equal_rate(monkeypatch, tmp_path, capsys):
+    from vidgen.media import write_video
+
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (9, 64, 64, 3)).astype(np.uint8)
+    write_video(tmp_path / "noise.mp4", picture, 0.1 * rng.standard_normal(9000).astype(np.float32), 24, RATE_HZ)
+    torch.manual_seed(0)
+    SpacetimeVAE(latent_channels=8, width=16, bottleneck="lfq", codebooks=2).save_pretrained(tmp_path / "vae")
+    codec = AudioCodec(encoder_channels=16, decoder_channels=16, bottleneck="rvq", codebooks=3, codebook_size=16)
+    codec.to_posterior.vectors.normal_()
+    codec.save_pretrained(tmp_path / "codec")
+
+    def figures(*arguments):
+        shared = ["--data", tmp_path, "--output", tmp_path / "figures.json"]
+        monkeypatch.setattr("sys.argv", ["eval.reconstruction", *map(str, [*shared, *arguments])])
+        reconstruction.main()
+        return json.loads((tmp_path / "figures.json").read_text())
+
+    discrete = figures("--vae", tmp_path / "vae", "--codec", tmp_path / "codec")
+    spec_s, positions = 49 / 24, 13 * 8 * 8
+    assert discrete["video_tokens_per_codebook"] == positions
+    assert discrete["video_kbit_per_s"] == pytest.approx(8 * positions / spec_s / 1000)
+    assert discrete["audio_kbit_per_s"] == pytest.approx(3 * 4 * 52 / spec_s / 1000)
+    assert 0 < discrete["audio_perplexity"] <= 16
+    assert 0 < discrete["video_entropy_kbit_per_s"] <= discrete["video_kbit_per_s"]
+    assert "video codes used percent" in capsys.readouterr().out
+    rates = ("--video-kbps", discrete["video_kbit_per_s"], "--audio-kbps", discrete["audio_kbit_per_s"])
+    continuous = figures(*rates)
+    assert continuous["video_entropy_kbit_per_s"] == pytest.approx(discrete["video_kbit_per_s"], rel=0.05)
+    assert continuous["audio_entropy_kbit_per_s"] == pytest.approx(discrete["audio_kbit_per_s"], rel=0.05)
+    with pytest.raises(InputError, match="fixed"):
+        figures("--vae", tmp_path / "vae", "--video-kbps", 5)

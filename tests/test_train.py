@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 
 import train
 from vidgen import cli
+from vidgen.audio_sync.codec import AudioCodec
 from vidgen.errors import InputError
+from vidgen.loading import load_network
 from vidgen.tabletop.physics import main as simulate_scenes
+from vidgen.vae3d.autoencoder import SpacetimeVAE
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("num_frames=5", "window_frames=5", "height=32", "width=32", "model_width=32", "depth=1")
@@ -167,6 +170,45 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert student("bikes pass by").frames.shape == (1, 5, 32, 32, 3)
 
 
+@pytest.mark.parametrize(
+    ("stage", "network", "settings", "shape"),
+    [
+        ("vae3d", SpacetimeVAE, (*SMALL, "bottleneck=lfq", "codebooks=3"), (1, 3, 2, 2, 2)),
+        ("audio", AudioCodec, ("window_s=0.25", "bottleneck=rvq", "hop_samples=1920", "codebooks=4"), (1, 4, 4)),
+    ],
+)
+def test_discrete_autoencoders_learn_from_real_recordings(
+    monkeypatch, recordings, tmp_path, stage, network, settings, shape
+):
+    steps = ("steps=12", "log_every=2", "sample_every=100", "learning_rate=2e-3")
+    run(monkeypatch, *command(stage, recordings, tmp_path, *settings, *steps))
+    curve = losses(tmp_path)
+    assert sum(curve[-2:]) < 0.97 * sum(curve[:2]), curve
+    assert all(value >= 0 for value in losses(tmp_path, "quantizer"))
+    trained = load_network(network, tmp_path / "model")
+    signal = torch.rand(1, 3, 5, 32, 32) * 2 - 1 if stage == "vae3d" else 0.1 * torch.randn(1, 1, 7680)
+    tokens = trained.encode_tokens(signal)
+    assert tokens.shape == shape
+    assert torch.equal(trained.decode_tokens(tokens), trained(signal)[0])
+
+
+def test_residual_codebooks_resume_exactly(monkeypatch, scenes, tmp_path):
+    settings = (
+        "bottleneck=rvq",
+        "codebooks=2",
+        "codebook_size=8",
+        "window_s=0.25",
+        "checkpoint_every=2",
+        "log_every=1",
+    )
+    run(monkeypatch, *command("audio", scenes, tmp_path / "whole", *settings, "steps=4"))
+    run(monkeypatch, *command("audio", scenes, tmp_path / "resumed", *settings, "steps=4"), "--stop-after", "0")
+    run(monkeypatch, *command("audio", scenes, tmp_path / "resumed", *settings, "steps=4"))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert whole["to_posterior.uses"].sum() > 0
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_stopping_by_time_leaves_a_checkpoint_to_go_on_from(monkeypatch, capsys, scenes, tmp_path):
     settings = command("vae3d", scenes, tmp_path, *SMALL, "steps=3", "checkpoint_every=100")
     run(monkeypatch, *settings, "--stop-after", "0")
@@ -199,6 +241,8 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(monkeypatch, c
         (["vae3d", "--config", "tpy", "--data", "none", "--output", "x"], "toy"),
         (["vae3d", "--config", "toy", "--data", "nowhere", "--output", "x"], "nowhere"),
         (["dit", "--config", "toy", "--data", "nowhere", "--output", "x"], "--vae"),
+        (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=vq"], "lfq, fsq and rvq"),
+        (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=fsq", "levels=8;5"], "8;5"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, named):

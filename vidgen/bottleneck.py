@@ -2,20 +2,24 @@
 
 A bottleneck is a module with ``feature_channels`` (how many channels the encoder must hand it for the latent channels
 asked for) and a ``forward(features)`` that returns a posterior: an object with ``mean``, ``mode()``,
-``sample(generator)`` and ``kl()``. Here the posterior is Gaussian. A quantizer (LFQ, FSQ, RVQ) fits the same shape: its
-``mode()`` and ``sample()`` are the quantized latents with a straight-through gradient, its ``kl()`` the rate or
-commitment term that the trainer adds to the loss.
+``sample(generator)`` and ``loss()``, the bottleneck's own term of the training loss, which weighs it by the name that
+``term`` gives. Here the posterior is Gaussian. The quantizers (``vidgen.quantizers``) fit the same shape: their
+``mode()`` and ``sample()`` are the quantized latents with a straight-through gradient, and their posterior has
+``tokens``, from which ``from_tokens`` of the bottleneck makes the latents again.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError
 from .noise import Generator, normal
+from .quantizers import FSQ, LFQ, RVQ, Quantizer
 
 LOGVAR_RANGE = (-30.0, 20.0)
+NO_TOKENS = "a model with a KL bottleneck has no tokens: train one with bottleneck=lfq, fsq or rvq"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,15 @@ class Posterior:
 
     mean: Tensor
     logvar: Tensor
+    term: ClassVar[str] = "kl"
+
+    @property
+    def tokens(self) -> Tensor:
+        """
+        Raises:
+            InputError: always, as only a quantizer has tokens.
+        """
+        raise InputError(NO_TOKENS)
 
     def mode(self) -> Tensor:
         return self.mean
@@ -41,6 +54,9 @@ class Posterior:
         mean, logvar = self.mean.float(), self.logvar.float()
         return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
+    def loss(self) -> Tensor:
+        return self.kl()
+
 
 class KLBottleneck(nn.Module):
     """Splits encoder features (B, 2·C, …) into the mean and log-variance of C latent channels."""
@@ -54,13 +70,34 @@ class KLBottleneck(nn.Module):
         mean, logvar = features.chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(*LOGVAR_RANGE))
 
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        """
+        Raises:
+            InputError: always, as only a quantizer has tokens.
+        """
+        raise InputError(NO_TOKENS)
 
-def make_bottleneck(name: str, latent_channels: int) -> KLBottleneck:
-    """The bottleneck that a model's config names; only ``"kl"`` exists so far.
+
+def make_bottleneck(
+    name: str, latent_channels: int, codebooks: int = 1, codebook_size: int = 1024, levels: list[int] | None = None
+) -> KLBottleneck | Quantizer:
+    """The bottleneck that a model's config names: ``kl``, ``lfq``, ``fsq`` or ``rvq``.
+
+    Args:
+        codebooks: of a quantizer, tokens at each latent position. LFQ and FSQ share the latent channels out among
+            them, RVQ's code the whole vector in turn.
+        codebook_size: codes in each of RVQ's codebooks.
+        levels: see ``FSQ``.
 
     Raises:
-        InputError: any other name.
+        InputError: any other name, or numbers that do not fit together.
     """
-    if name != "kl":
-        raise InputError(f"bottleneck {name!r} is not known: the only one is 'kl'")
-    return KLBottleneck(latent_channels)
+    if name == "kl":
+        return KLBottleneck(latent_channels)
+    if name == "lfq":
+        return LFQ(latent_channels, codebooks)
+    if name == "fsq":
+        return FSQ(latent_channels, codebooks, levels)
+    if name == "rvq":
+        return RVQ(latent_channels, codebooks, codebook_size)
+    raise InputError(f"bottleneck {name!r} is not known: there are kl, lfq, fsq and rvq")

@@ -82,6 +82,9 @@ def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
 
 
 def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of latents (B, C, …)."""
+    """Mean and standard deviation of each channel, of latents (B, C, …).
+
+    A channel of which a quantizer gave the same value each time counts as one that hardly changes.
+    """
     values = latents.float().movedim(1, 0).flatten(1)
-    return values.mean(1), values.std(1)
+    return values.mean(1), values.std(1).clamp_min(1e-4)

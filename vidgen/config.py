@@ -47,7 +47,23 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class VAEConfig(TrainConfig):
+class AutoencoderConfig(TrainConfig):
+    """What both autoencoders have in common."""
+
+    bottleneck: str = "kl"
+    """``kl``, or a quantizer, whose codes are tokens: ``lfq``, ``fsq`` or ``rvq`` (``vidgen.quantizers``)."""
+    codebooks: int = 4
+    """Of a quantizer: tokens at each latent position."""
+    codebook_size: int = 1024
+    """Codes in each of RVQ's codebooks."""
+    levels: str = ""
+    """Of FSQ: the levels of each channel of a codebook, as 8,5,5,5; empty for 5 each."""
+    quantizer_weight: float = 0.02
+    """Of a quantizer's own loss, which takes the place of the divergence of ``kl_weight``."""
+
+
+@dataclass(frozen=True)
+class VAEConfig(AutoencoderConfig):
     window_frames: int = 17
     crop: int = 0
     """Edge in pixels of the square that each step sees of a window; 0 shows all. Small crops buy more steps."""
@@ -66,9 +82,13 @@ class VAEConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class AudioConfig(TrainConfig):
+class AudioConfig(AutoencoderConfig):
     window_s: float = 1.0
     latent_channels: int = 32
+    hop_samples: int = 960
+    """Audio samples that one latent stands for."""
+    codebooks: int = 8
+    quantizer_weight: float = 0.25
     kl_weight: float = 1e-4
     adversarial_weight: float = 0.0
 
@@ -159,6 +179,31 @@ PRESETS = {
         distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
                               mixed_precision="bf16", compile=True, cooldown=0.5, cached_clips=16384, workers=8,
                               sample_every=1000, checkpoint_every=1000),
+    ),
+    # Untrained: sizes to plan with (docs/scaling.md). The autoencoders see crops, so theirs cost no more than above.
+    "1.3b": Preset(
+        vae3d=VAEConfig(num_frames=121, height=480, width=832, steps=100000, batch_size=16, mixed_precision="bf16",
+                        compile=True, crop=256, latent_channels=48, model_width=512, depth=6, adversarial_weight=0.05,
+                        workers=8),
+        audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
+        dit=DiTConfig(num_frames=121, height=480, width=832, steps=160000, batch_size=1,
+                      learning_rate=2e-4, mixed_precision="bf16", compile=True, model_width=2048, depth=23, heads=16,
+                      local_width=192, ema_decay=0.9999, shared_noise=0.8, video_shift=5.0, audio_shift=2.0,
+                      workers=8),
+        distill=DistillConfig(steps=10000, batch_size=1, learning_rate=5e-5, ema_decay=0.999,
+                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+    ),
+    "14b": Preset(
+        vae3d=VAEConfig(num_frames=121, height=704, width=1280, steps=100000, batch_size=16, mixed_precision="bf16",
+                        compile=True, crop=256, latent_channels=48, model_width=512, depth=6, adversarial_weight=0.05,
+                        workers=8),
+        audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
+        dit=DiTConfig(num_frames=121, height=704, width=1280, steps=200000, batch_size=1,
+                      learning_rate=1e-4, mixed_precision="bf16", compile=True, model_width=5120, depth=42, heads=40,
+                      local_width=256, ema_decay=0.9999, shared_noise=0.8, video_shift=7.0, audio_shift=2.0,
+                      workers=8),
+        distill=DistillConfig(steps=10000, batch_size=1, learning_rate=2e-5, ema_decay=0.999,
+                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
     ),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from . import config
 from .caching import at_hand, channel_statistics, latent_clips, latent_deviations
-from .clip import ClipSpec
+from .clip import ClipSpec, Compression
 from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
 
@@ -47,7 +47,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     from .vae3d.losses import VAELossWeights, VideoDiscriminator, discriminator_loss, vae_loss
 
     vae = load_or_make(SpacetimeVAE, args.init, latent_channels=settings.latent_channels, width=settings.model_width,
-                       encoder_depth=settings.depth, decoder_depth=settings.depth)  # fmt: skip
+                       encoder_depth=settings.depth, decoder_depth=settings.depth,
+                       **bottleneck(settings))  # fmt: skip
     spec = clip_spec(settings, num_frames=settings.window_frames)
     dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False)
     weights = VAELossWeights(
@@ -56,6 +57,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         perceptual=settings.perceptual_weight,
         temporal=settings.temporal_weight,
         kl=settings.kl_weight,
+        quantizer=settings.quantizer_weight,
         adversarial=settings.adversarial_weight,
     )
     discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
@@ -101,11 +103,18 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
     from .audio_sync.losses import CodecLossWeights, SpectralDiscriminator, codec_loss, discriminator_loss
 
     codec = load_or_make(
-        AudioCodec, args.init, latent_channels=settings.latent_channels, sample_rate_hz=settings.sample_rate_hz
+        AudioCodec,
+        args.init,
+        latent_channels=settings.latent_channels,
+        sample_rate_hz=settings.sample_rate_hz,
+        hop_samples=settings.hop_samples,
+        **bottleneck(settings),
     )
     spec = clip_spec(settings, num_frames=round(settings.window_s * settings.frame_rate))
     dataset = open_clips(args.data, spec, **source(settings, accelerator), with_video=False)
-    weights = CodecLossWeights(kl=settings.kl_weight, adversarial=settings.adversarial_weight)
+    weights = CodecLossWeights(
+        kl=settings.kl_weight, quantizer=settings.quantizer_weight, adversarial=settings.adversarial_weight
+    )
     discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -150,7 +159,8 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     vae = load_frozen(SpacetimeVAE, args.vae).to(device)
     codec = load_frozen(AudioCodec, args.codec).to(device)
     text_encoder = load_text_encoder(args.text).to(device)
-    spec = clip_spec(settings)
+    compression = Compression(vae.config.temporal_compression, vae.config.spatial_compression, codec.config.hop_samples)
+    spec = clip_spec(settings, compression=compression)
     dataset = latent_clips(
         args, settings, accelerator, vae, codec, spec,
         caption_dropout=settings.caption_dropout, latent_frames=settings.latent_frames,
@@ -289,10 +299,29 @@ def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
     save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
 
 
-def clip_spec(settings: config.TrainConfig, num_frames: int | None = None) -> ClipSpec:
+def clip_spec(
+    settings: config.TrainConfig, num_frames: int | None = None, compression: Compression | None = None
+) -> ClipSpec:
     rate = Fraction(settings.frame_rate).limit_denominator(1001)
     frames = num_frames or settings.num_frames
-    return ClipSpec(frames, settings.height, settings.width, rate, settings.sample_rate_hz)
+    size = (settings.height, settings.width)
+    return ClipSpec(frames, *size, rate, settings.sample_rate_hz, compression or Compression())
+
+
+def bottleneck(settings: config.AutoencoderConfig) -> dict[str, Any]:
+    """Arguments of an autoencoder that choose its bottleneck.
+
+    Raises:
+        InputError: levels that are no whole numbers.
+    """
+    if settings.bottleneck == "kl":
+        return {"bottleneck": "kl"}
+    try:
+        levels = [int(number) for number in settings.levels.split(",")] if settings.levels else None
+    except ValueError as error:
+        raise InputError(f"levels are whole numbers with commas, as 8,5,5,5, not {settings.levels!r}") from error
+    numbers = {"codebooks": settings.codebooks, "codebook_size": settings.codebook_size, "levels": levels}
+    return {"bottleneck": settings.bottleneck, **numbers}
 
 
 def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -346,7 +375,7 @@ def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tenso
         moved[:, channel] += std[channel]
         effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
     scale = effect**power
-    return scale / scale.square().mean().sqrt()
+    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)
 
 
 def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
 from ..noise import Generator
+from ..quantizers import Codes
 from .spectral import compressed, inverse_stft, stft, with_clock
 
 QUARTERS = 4
@@ -88,7 +89,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         latent_blocks: blocks at the latent rate in each of the two.
         kernel_size, latent_kernel_size: odd lengths of the depthwise convolutions at the two rates.
         expansion: hidden width of a block over its width.
-        bottleneck: see ``vidgen.bottleneck``.
+        bottleneck, codebooks, codebook_size, levels: see ``vidgen.bottleneck.make_bottleneck``.
 
     Raises:
         InputError: sizes that do not divide one another.
@@ -119,6 +120,9 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         latent_kernel_size: int = 3,
         expansion: int = 2,
         bottleneck: str = "kl",
+        codebooks: int = 8,
+        codebook_size: int = 1024,
+        levels: list[int] | None = None,
     ):
         super().__init__()
         sizes = (hop_samples, frame_samples, synthesis_window_samples, synthesis_hop_samples)
@@ -142,7 +146,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
             return nn.Sequential(*(ConvNeXtBlock(width, kernel, expansion) for _ in range(count)))
 
         short_bins = frame_samples // 2 + 1
-        self.to_posterior = make_bottleneck(bottleneck, latent_channels)
+        self.to_posterior = make_bottleneck(bottleneck, latent_channels, codebooks, codebook_size, levels)
         self.encoder = nn.Sequential(
             FrameLinear(
                 channels * (2 * (hop_samples // 2 + 1) + QUARTERS * short_bins), encoder_channels, normalise=False
@@ -185,13 +189,13 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         frame_reach = decoder_blocks * (kernel_size // 2) + math.ceil(synthesis_window_samples / frame_samples)
         self.context_latents = latent_reach + math.ceil(frame_reach / self.latent_frames)
 
-    def forward(self, waveform: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior]:
+    def forward(self, waveform: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
         """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
         posterior = self.encode(waveform)
         latents = posterior.sample(generator) if self.training else posterior.mode()
         return self.decode(latents, waveform.shape[2]), posterior
 
-    def encode(self, waveform: Tensor) -> Posterior:
+    def encode(self, waveform: Tensor) -> Posterior | Codes:
         """Waveform (B, channels, N), N >= 1, to the posterior over (B, latent_channels, ceil(N / hop_samples)).
 
         The waveform is extended with silence to whole latents. A long window tells the encoder pitch and phase,
@@ -252,6 +256,25 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         )
         waveform = inverse_stft(spectrum, self.config["synthesis_window_samples"], self.config["synthesis_hop_samples"])
         return waveform[..., :num_samples]
+
+    def encode_tokens(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, channels, N) to int64 tokens (B, codebooks, ceil(N / hop_samples)), each below
+        ``to_posterior.vocabulary``.
+
+        Raises:
+            InputError: as ``encode``, or the bottleneck is no quantizer.
+        """
+        return self.encode(waveform).tokens
+
+    def decode_tokens(self, tokens: Tensor, num_samples: int | None = None) -> Tensor:
+        """Tokens (B, codebooks, L) to a waveform: ``decode`` of the latents that they stand for.
+
+        RVQ's first codebooks alone will do, for a lower bit rate.
+
+        Raises:
+            InputError: tokens of another shape, kind or range, too many samples, or the bottleneck is no quantizer.
+        """
+        return self.decode(self.to_posterior.from_tokens(tokens).to(self.dtype), num_samples)
 
     def decode_stream(self, chunks: Iterable[Tensor], num_samples: int | None = None) -> Iterator[Tensor]:
         """Decode consecutive chunks (B, latent_channels, any length) of a clip's latents as they arrive.

@@ -26,6 +26,8 @@ class CodecLossWeights:
     phase: float = 5.0
     envelope: float = 2.0
     kl: float = 1e-3
+    quantizer: float = 0.25
+    """Of a quantizer's own loss, which takes the place of the divergence."""
     adversarial: float = 0.0
     feature_matching: float = 2.0
     """Relative to the adversarial term, without which it is not computed."""
@@ -145,8 +147,8 @@ def codec_loss(
     if weights.envelope:
         terms["envelope"] = envelope_distance(reconstruction, waveform)
     factors = {name: getattr(weights, name) for name in terms}
-    if weights.kl:
-        terms["kl"], factors["kl"] = posterior.kl(), weights.kl
+    if own_weight := getattr(weights, posterior.term):
+        terms[posterior.term], factors[posterior.term] = posterior.loss(), own_weight
     if weights.adversarial and discriminator is not None:
         ours = discriminator(reconstruction)
         terms["adversarial"] = -torch.stack([logits.mean() for logits, _ in ours]).mean()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
 from ..noise import Generator
+from ..quantizers import Codes
 from .layers import (
     PATCH,
     PIXEL_CHANNELS,
@@ -114,7 +115,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         spatial_compression: edge in pixels of the square that one latent stands for, a multiple of 4.
         width, encoder_depth, decoder_depth: channels and number of the trunk's blocks, at latent resolution.
         image_channels, image_depth: channels and number of residual blocks at 1/4 resolution and full frame rate.
-        bottleneck: see ``vidgen.bottleneck``.
+        bottleneck, codebooks, codebook_size, levels: see ``vidgen.bottleneck.make_bottleneck``.
     """
 
     _no_split_modules = ("TrunkBlock", "ImageBlock")  # type: ignore[assignment]
@@ -133,6 +134,9 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         image_channels: int = 48,
         image_depth: int = 1,
         bottleneck: str = "kl",
+        codebooks: int = 4,
+        codebook_size: int = 1024,
+        levels: list[int] | None = None,
     ):
         super().__init__()
         if spatial_compression % PATCH or spatial_compression < PATCH or temporal_compression < 1:
@@ -140,7 +144,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
                 f"cannot compress {spatial_compression}× in space and {temporal_compression}× in time: give a "
                 f"multiple of {PATCH} and a positive number"
             )
-        self.to_posterior = make_bottleneck(bottleneck, latent_channels)
+        self.to_posterior = make_bottleneck(bottleneck, latent_channels, codebooks, codebook_size, levels)
         sizes = (image_channels, image_depth, temporal_compression, spatial_compression)
         features = self.to_posterior.feature_channels
         self.encoder = Encoder(latent_channels, features, width, encoder_depth, *sizes)
@@ -148,13 +152,13 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
 
-    def forward(self, video: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior]:
+    def forward(self, video: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
         """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
         posterior = self.encode(video)
         latents = posterior.sample(generator) if self.training else posterior.mode()
         return self.decode(latents), posterior
 
-    def encode(self, video: Tensor) -> Posterior:
+    def encode(self, video: Tensor) -> Posterior | Codes:
         """Video (B, 3, T, H, W) in [-1, 1] to the posterior over latents (B, C, t, h, w), not normalised.
 
         Raises:
@@ -171,6 +175,22 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         """
         self._check_latents(latents)
         return self.decoder(latents)[0]
+
+    def encode_tokens(self, video: Tensor) -> Tensor:
+        """Video (B, 3, T, H, W) to int64 tokens (B, codebooks, t, h, w), each below ``to_posterior.vocabulary``.
+
+        Raises:
+            InputError: as ``encode``, or the bottleneck is no quantizer.
+        """
+        return self.encode(video).tokens
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, codebooks, t, h, w) to video: ``decode`` of the latents that they stand for.
+
+        Raises:
+            InputError: tokens of another shape, kind or range, or the bottleneck is no quantizer.
+        """
+        return self.decode(self.to_posterior.from_tokens(tokens).to(self.dtype))
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Decode consecutive chunks (B, C, any t, h, w) of a clip's latents as they arrive.

@@ -23,6 +23,8 @@ class VAELossWeights:
     perceptual: float = 0.1
     temporal: float = 0.5
     kl: float = 1e-4
+    quantizer: float = 0.02
+    """Of a quantizer's own loss, which takes the place of the divergence."""
     adversarial: float = 0.0
     perceptual_frames: int = 4
     """The perceptual term looks at this many frames of each clip, drawn at random."""
@@ -135,8 +137,8 @@ def vae_loss(
     difference = reconstruction - video
     squared = difference.square().mean()
     terms = {"l1": difference.abs().mean(), "l2": squared}
-    if weights.kl:
-        terms["kl"] = posterior.kl()
+    if getattr(weights, posterior.term):
+        terms[posterior.term] = posterior.loss()
     if weights.temporal and video.shape[2] > 1:
         # The change of the error from frame to frame: what flickers.
         terms["temporal"] = difference.diff(dim=2).abs().mean()
