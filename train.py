@@ -17,11 +17,9 @@ sample.py --model.
 import argparse
 import contextlib
 import copy
-import csv
 import dataclasses
 import itertools
 import json
-import math
 import shutil
 import signal
 import threading
@@ -35,12 +33,14 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from vidgen import checkpoint, cli, config
 from vidgen.data.sampling import KeyedBatches, SeededBatches
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
+from vidgen.muon import Muon
+from vidgen.noise import to_device
+from vidgen.progress import Allowance, Log, Unread, is_any
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
 
 STAGES: dict[str, Callable[..., Stage]] = {
@@ -60,6 +60,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
+    parser.add_argument(
+        "--spend",
+        type=float,
+        metavar="SECONDS",
+        help="training time of the whole stage, in all runs together, instead of a number of steps",
+    )
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
     parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
@@ -72,6 +78,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    started = time.perf_counter()
     args = parse_arguments()
     cli.keep_freed_memory()
     settings = config.load(args.config, args.stage, args.set)
@@ -82,13 +89,15 @@ def main() -> None:
     # Untold, accelerate takes several processes on a machine without accelerators for independent ones.
     on_cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=[patience])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # what autocast leaves in float32
     torch.manual_seed(settings.seed)  # initial weights
     stage = STAGES[args.stage](args, settings, accelerator)
     if accelerator.is_main_process:
         args.output.mkdir(parents=True, exist_ok=True)
         record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
         (args.output / "config.json").write_text(json.dumps(record, indent=1) + "\n")
-    train(stage, settings, accelerator, args.output, args.stop_after)
+    stop_at = None if args.stop_after is None else started + args.stop_after
+    train(stage, settings, accelerator, args.output, stop_at, Allowance(args.spend, args.output, settings.cooldown))
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -110,9 +119,11 @@ def train(
     settings: config.TrainConfig,
     accelerator: Accelerator,
     output: Path,
-    stop_after_s: float | None = None,
+    stop_at: float | None = None,
+    allowance: Allowance | None = None,
 ) -> None:
-    started = time.perf_counter()
+    """Train until the settings' number of steps, or ``stop_at`` (of ``time.perf_counter``); then the model, or a
+    checkpoint to go on from."""
     model = stage.model.to(accelerator.device).train()
     average = copy.deepcopy(model).requires_grad_(False).eval()
     modules = {"model": model, "average": average}
@@ -121,6 +132,7 @@ def train(
         modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
     step = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
+    allowance = allowance or Allowance(None, output, settings.cooldown)
     if settings.compile:
         for block in (
             child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())
@@ -132,11 +144,13 @@ def train(
         adversary = accelerator.prepare_model(LossModule(stage.discriminator, stage.discriminator_loss))
 
     batches = iterate(stage.dataset, settings, accelerator, step * settings.accumulate)
-    log = Log(output, accelerator.is_main_process, settings, step)
+    log = Log(
+        output, accelerator.is_main_process, settings.log_every, step, settings.steps if allowance.decided else None
+    )
     terminated = threading.Event()  # as schedulers announce that they are about to kill the job
     handler_before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    running_loss: float | None = None
-    while step < settings.steps:
+    unread = Unread(settings, output)
+    while step < (settings := allowance.apply(settings, step, accelerator)).steps:
         for optimizer in optimizers.values():
             set_learning_rate(optimizer, settings, step)
             optimizer.zero_grad(set_to_none=True)
@@ -145,7 +159,6 @@ def train(
         wait_s = time.perf_counter() - seconds
         loss, parts = backward(loss_module, micro_batches, accelerator)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        running_loss = check_loss(loss, float(norm), running_loss, step, settings, output)
         if adversary is not None:
             adversary.zero_grad(set_to_none=True)
             adversary_loss, _ = backward(adversary, micro_batches, accelerator)
@@ -157,12 +170,16 @@ def train(
         update_average(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
 
         clips = settings.batch_size * settings.accumulate * accelerator.num_processes
-        log.step(step, loss, parts, float(norm), clips, wait_s)
-        time_is_up = stop_after_s is not None and time.perf_counter() - started > stop_after_s
+        unread.add(step, {"loss": loss, **parts, "gradient_norm": norm}, {"clips": clips, "wait_s": wait_s})
+        time_is_up = stop_at is not None and time.perf_counter() > stop_at
         stop = is_any(time_is_up or terminated.is_set(), accelerator)
         due = step % settings.checkpoint_every == 0 or step == settings.steps or stop
+        if due or step % settings.log_every == 0:
+            for number, values in unread.read():
+                log.step(number, values, settings.steps if allowance.decided else None)
         if accelerator.is_main_process and due:
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
+            allowance.note()
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
             stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         accelerator.wait_for_everyone()
@@ -171,11 +188,12 @@ def train(
     signal.signal(signal.SIGTERM, handler_before)
     log.close()
     if accelerator.is_main_process and step < settings.steps:
-        print(f"stopped at step {step} of {settings.steps}: run the same command again to go on")
+        aim = settings.steps if allowance.decided else "as many as time allows"
+        print(f"stopped at step {step} of {aim}: run the same command again to go on")
     elif accelerator.is_main_process:
         finished = output / "model.part"
         shutil.rmtree(finished, ignore_errors=True)
-        stage.finish(average, finished)
+        stage.finish(average, finished, step)
         shutil.rmtree(output / "model", ignore_errors=True)
         finished.rename(output / "model")
         print(f"saved {output / 'model'}")
@@ -199,11 +217,11 @@ def iterate(
         sampler=sampler,
         batch_size=None,
         num_workers=settings.workers,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=accelerator.device.type == "cuda" and settings.workers > 0,  # without workers, pictures are there
     )
     for batch in loader:
         yield {
-            key: value.to(accelerator.device, non_blocking=True) if isinstance(value, Tensor) else value
+            key: to_device(value, accelerator.device) if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
 
@@ -225,33 +243,6 @@ def backward(
     return totals.pop("loss"), totals
 
 
-def check_loss(
-    loss: Tensor, norm: float, running: float | None, step: int, settings: config.TrainConfig, output: Path
-) -> float:
-    """The running mean of the loss with this one in it.
-
-    Raises:
-        InputError: the loss or the gradient is not finite, or the loss has left its running mean far behind. Nothing
-            has been stepped or saved then, so the last checkpoint is sound.
-    """
-    value = float(loss)
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        trouble = f"loss {value} and gradient norm {norm}"
-    elif running is not None and step > settings.warmup_steps and value > settings.divergence_factor * abs(running):
-        trouble = f"a loss of {value:.4g} against a running mean of {running:.4g}"
-    else:
-        return value if running is None else running + 0.05 * (value - running)
-    raise InputError(
-        f"training diverged at step {step}: {trouble}. The last checkpoint under {output / 'checkpoints'} is sound; "
-        "lower learning_rate with --set and run the command again."
-    )
-
-
-def is_any(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set in any process, so that all act alike."""
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum") > 0)
-
-
 def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str, torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
 
@@ -263,15 +254,11 @@ def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str,
         return {"adamw": adamw(parameters.values(), settings)}
     if settings.optimizer != "muon":
         raise InputError(f"optimizer is 'adamw' or 'muon', not {settings.optimizer!r}")
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError(f"optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}: set optimizer=adamw")
     matrices = [p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name and min(p.shape) >= 32]
     if not matrices:
         return {"adamw": adamw(parameters.values(), settings)}
     chosen = {id(p) for p in matrices}
-    muon = torch.optim.Muon(
-        matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(matrices, settings.learning_rate, settings.weight_decay)
     return {"muon": muon, "adamw": adamw([p for p in parameters.values() if id(p) not in chosen], settings)}
 
 
@@ -299,61 +286,6 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for old, new in zip(average.buffers(), model.buffers(), strict=True):
         old.copy_(new)
-
-
-class Log:
-    """Losses by part, as a progress bar, a CSV file and, where it is installed, TensorBoard."""
-
-    def __init__(self, output: Path, active: bool, settings: config.TrainConfig, step: int) -> None:
-        self.active, self.every = active, settings.log_every
-        self.sums: dict[str, float] = {}
-        self.count, self.since = 0, time.perf_counter()
-        self.bar = tqdm(total=settings.steps, initial=step, unit="step", disable=None if active else True)
-        self.path = output / "log.csv"
-        self.board = None
-        if active:
-            self._forget_after(step)
-        if active:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.board = SummaryWriter(str(output / "tensorboard"), purge_step=step)
-
-    def step(self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: float, clips: int, wait_s: float) -> None:
-        values: dict[str, Any] = {"loss": loss, **parts, "gradient_norm": norm, "clips": clips, "wait_s": wait_s}
-        for key, value in values.items():
-            self.sums[key] = self.sums.get(key, 0.0) + float(value)
-        self.count += 1
-        self.bar.update(1)
-        if step % self.every or not self.active:
-            return
-        seconds = time.perf_counter() - self.since
-        row = {key: value / self.count for key, value in self.sums.items()}
-        row["clips_per_s"] = self.sums["clips"] / seconds
-        del row["clips"]
-        self.bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *row])
-            if new:
-                writer.writeheader()
-            writer.writerow({"step": step, **{key: f"{value:.6g}" for key, value in row.items()}})
-        if self.board is not None:
-            for key, value in row.items():
-                self.board.add_scalar(key, value, step)
-        self.sums, self.count, self.since = {}, 0, time.perf_counter()
-
-    def _forget_after(self, step: int) -> None:
-        """Drop what a killed run had logged beyond the checkpoint that this one resumes from."""
-        if self.path.exists():
-            header, *rows = self.path.read_text().splitlines()
-            kept = [row for row in rows if int(row.split(",", 1)[0]) <= step]
-            self.path.write_text("\n".join([header, *kept]) + "\n")
-
-    def close(self) -> None:
-        self.bar.close()
-        if self.board is not None:
-            self.board.close()
 
 
 if __name__ == "__main__":

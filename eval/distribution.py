@@ -27,7 +27,8 @@ from vidgen import __version__
 from vidgen.cli import run
 from vidgen.data.folder import CLIP_SUFFIXES
 from vidgen.errors import InputError
-from vidgen.media import read_clip, replacing
+from vidgen.files import replacing
+from vidgen.media import read_clip
 
 from . import extractors
 from .distances import Distance, Features, frechet_distance, kernel_distance, split_floor

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vidgen.cli import run
 from vidgen.errors import InputError
-from vidgen.media import replacing
+from vidgen.files import replacing
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ from vidgen.flow import (
     FlowConfig,
     draw_noise,
     draw_noise_levels,
+    draw_noises,
     flow_loss,
     interpolate,
     preconditioning,
-    sample_noise,
     sample_sigma,
     shift_sigma,
     velocity_target,
 )
+from vidgen.noise import seeded_normal
 
 VIDEO, AUDIO = (4, 5, 2, 2), (3, 9)
 
@@ -124,9 +125,25 @@ def test_a_samples_draw_depends_on_its_seed_alone():
     assert torch.equal(first.video, again.video)
     assert torch.equal(first.video_sigma, again.video_sigma)
     assert not torch.equal(first.video, other.video)
-    both = sample_noise([7, 8], VIDEO)
-    assert torch.equal(both[1:], sample_noise([8], VIDEO))
-    assert abs(float(sample_noise([1], (50000,)).std()) - 1) < 0.02
+    both = seeded_normal([7, 8], VIDEO)
+    assert torch.equal(both[1:], seeded_normal([8], VIDEO))
+    assert abs(float(seeded_normal([1], (50000,)).std()) - 1) < 0.02
+
+
+def test_a_batch_of_draws_is_its_samples_draws_with_modes_as_often_as_asked_for():
+    config = FlowConfig(shared=6, per_modality=1, per_frame=3, given=0, video_shift=3.0, audio_shift=2.0)
+    batch = draw_noises(range(1000), VIDEO, AUDIO, config)
+    for row in range(0, 1000, 97):
+        alone = draw_noise(row, VIDEO, AUDIO, config)
+        for name in ("video", "audio", "video_sigma", "audio_sigma"):
+            assert torch.equal(getattr(batch, name)[row], getattr(alone, name))
+    per_frame = (batch.video_sigma.diff(dim=1) != 0).any(1)
+    together = torch.isclose(shift_sigma(batch.video_sigma[:, 0], 2 / 3), batch.audio_sigma[:, 0], atol=1e-5)
+    assert per_frame.double().mean() == pytest.approx(0.3, abs=0.05)
+    assert (together & ~per_frame).double().mean() == pytest.approx(0.6, abs=0.05)
+    logits = torch.logit(shift_sigma(batch.video_sigma[together & ~per_frame, 0], 1 / 3).double())
+    assert logits.mean() == pytest.approx(0, abs=0.12)
+    assert logits.std() == pytest.approx(1, abs=0.1)
 
 
 def test_loss_is_the_variance_for_a_model_that_answers_zero():

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .errors import InputError
-from .quantizers import FSQ, LFQ, RVQ, Generator, Quantizer
+from .noise import Generator, normal
+from .quantizers import FSQ, LFQ, RVQ, Quantizer
 
 LOGVAR_RANGE = (-30.0, 20.0)
 NO_TOKENS = "a model with a KL bottleneck has no tokens: train one with bottleneck=lfq, fsq or rvq"
@@ -44,9 +44,9 @@ class Posterior:
     def sample(self, generator: Generator = None) -> Tensor:
         """One draw by the reparameterization trick (Kingma & Welling 2013, arXiv 1312.6114, section 2.4).
 
-        With a list of generators, each sample of the batch is drawn from its own.
+        With a list of generators or seeds, each sample of the batch is drawn from its own.
         """
-        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        noise = normal(self.mean.shape, generator, self.mean.device, self.mean.dtype)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:

@@ -22,7 +22,7 @@ class TrainConfig:
     batch_size: int = 4
     accumulate: int = 1
     optimizer: str = "adamw"
-    """``adamw``, or ``muon``: Muon for the matrices (torch 2.9 or newer), AdamW for the rest, at one learning rate."""
+    """``adamw``, or ``muon``: Muon for the matrices, AdamW for the rest, at one learning rate."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     beta2: float = 0.99
@@ -165,17 +165,20 @@ PRESETS = {
                               mixed_precision="bf16", cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10,
                               checkpoint_every=50),
     ),
+    # Sized so that all weights together, 22.3 M and the word vectors, stay under 48 MiB in half precision.
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
-                        compile=True, latent_channels=48, model_width=320, depth=5, adversarial_weight=0.05,
-                        workers=8),
-        audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05,
-                          workers=8),
+                        compile=True, latent_channels=48, adversarial_weight=0.05, log_every=50, sample_every=1000,
+                        checkpoint_every=1000),
+        audio=AudioConfig(num_frames=97, steps=15000, batch_size=64, adversarial_weight=0.05, workers=14, log_every=50,
+                          sample_every=1000, checkpoint_every=1000),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
-                      mixed_precision="bf16", compile=True, model_width=384, depth=10, heads=6, ema_decay=0.9995,
-                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, workers=8),
+                      mixed_precision="bf16", compile=True, model_width=320, depth=7, heads=5, ema_decay=0.9995,
+                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=16384, workers=8, log_every=50,
+                      sample_every=2000, checkpoint_every=2000),
         distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
-                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+                              mixed_precision="bf16", compile=True, cooldown=0.5, cached_clips=16384, workers=8,
+                              sample_every=1000, checkpoint_every=1000),
     ),
     # Untrained: sizes to plan with (docs/scaling.md). The autoencoders see crops, so theirs cost no more than above.
     "1.3b": Preset(

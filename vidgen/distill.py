@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .conditioning import Text, guide, stack_texts
 from .errors import InputError
-from .flow import interpolate, sample_noise
+from .flow import interpolate
+from .noise import seeded_normal, to_device
 from .solvers import sigma_schedule
 
 
@@ -72,13 +73,11 @@ def distillation_loss(
     """
     device = video.device
     clean = (video, audio)
-    noise = tuple(
-        sample_noise([seed + part for seed in seeds], x.shape[1:], device).to(x) for part, x in enumerate(clean)
-    )
-    chosen = torch.tensor([seed % config.student_steps for seed in seeds], device=device)
+    noise = tuple(seeded_normal(seeds, x.shape[1:], device, stream=part).to(x) for part, x in enumerate(clean))
+    chosen = to_device(torch.tensor([seed % config.student_steps for seed in seeds]), device)
     if has_audio is not None:
         chosen = chosen * has_audio
-    levels = tuple(rows.to(device)[chosen] for rows in config.levels())
+    levels = tuple(to_device(rows, device)[chosen] for rows in config.levels())
     times = {"video_times_s": video_times_s, "audio_times_s": audio_times_s}
 
     def at(model: nn.Module, x: tuple[Tensor, ...], place: int, words: Text, copies: int = 1) -> tuple[Tensor, ...]:

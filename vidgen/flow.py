@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .noise import seeded_normal, seeded_uniform, to_device
+
+MODES = ("shared", "per_modality", "per_frame")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Preconditioning(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseDraw:
-    """What one training sample gets: noise of the latents' shapes, and noise levels (t,) and (L,)."""
+    """What training samples get: noise of the latents' shapes, and noise levels (t,) and (L,); a batch has (B, …)."""
 
     video: Tensor
     audio: Tensor
@@ -150,25 +153,46 @@ def draw_noise_levels(
 
 
 def draw_noise(seed: int, video_shape: Sequence[int], audio_shape: Sequence[int], config: FlowConfig) -> NoiseDraw:
-    """Everything random about one training sample, from its own seed: the same on any device and in any batch.
+    """Everything random about one training sample: ``draw_noises`` for a single seed, without the batch's axis."""
+    drawn = draw_noises([seed], video_shape, audio_shape, config)
+    return NoiseDraw(drawn.video[0], drawn.audio[0], drawn.video_sigma[0], drawn.audio_sigma[0])
+
+
+def draw_noises(
+    seeds: Sequence[int],
+    video_shape: Sequence[int],
+    audio_shape: Sequence[int],
+    config: FlowConfig,
+    device: torch.device | str = "cpu",
+) -> NoiseDraw:
+    """Everything random about training samples, each from its own seed: the same on any device and in any batch.
+
+    Noise is drawn on ``device``, the few numbers that noise levels are made of on the CPU.
 
     Args:
         video_shape: (C, t, h, w).
         audio_shape: (C_a, L).
     """
-    generator = torch.Generator().manual_seed(seed)
-    frequencies = torch.tensor([config.shared, config.per_modality, config.per_frame], dtype=torch.float32)
-    chosen = int(torch.multinomial(frequencies, 1, generator=generator))
-    mode = ("shared", "per_modality", "per_frame")[chosen]
-    video_sigma, audio_sigma = draw_noise_levels(mode, video_shape[1], audio_shape[1], config, generator)
-    video = torch.randn(*video_shape, generator=generator)
-    return NoiseDraw(video, torch.randn(*audio_shape, generator=generator), video_sigma, audio_sigma)
-
-
-def sample_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise (len(seeds), *shape), each sample from its own seed and drawn on the CPU."""
-    drawn = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn).to(device)
+    frames, audio_latents = video_shape[1], audio_shape[1]
+    normal = seeded_normal(seeds, (1,), stream=2)
+    video_sigma, audio_sigma = (
+        sample_sigma(normal, shift=shift, mean=config.logit_mean, std=config.logit_std).repeat(1, count)
+        for shift, count in ((config.video_shift, frames), (config.audio_shift, audio_latents))
+    )
+    # Most samples have one level; only the others are worth a generator of their own.
+    frequencies = torch.tensor([config.shared, config.per_modality, config.per_frame], dtype=torch.float64)
+    place = seeded_uniform(seeds, 1, stream=3)[0][:, 0] * frequencies.sum()
+    for row, mode in enumerate(torch.searchsorted(frequencies.cumsum(0), place).tolist()):
+        if mode:
+            generator = torch.Generator().manual_seed(seeds[row])
+            levels = draw_noise_levels(MODES[mode], frames, audio_latents, config, generator)
+            video_sigma[row], audio_sigma[row] = levels
+    return NoiseDraw(
+        seeded_normal(seeds, video_shape, device, stream=0),
+        seeded_normal(seeds, audio_shape, device, stream=1),
+        to_device(video_sigma, device),
+        to_device(audio_sigma, device),
+    )
 
 
 def flow_loss(
@@ -202,14 +226,12 @@ def flow_loss(
         The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted.
     """
     audio_shape = (0, 0) if audio is None else audio.shape[1:]
-    draws = [draw_noise(seed, video.shape[1:], audio_shape, config) for seed in seeds]
-    video_noise = torch.stack([draw.video for draw in draws]).to(video)
-    video_sigma = torch.stack([draw.video_sigma for draw in draws]).to(video)
+    draw = draw_noises(seeds, video.shape[1:], audio_shape, config, video.device)
+    video_noise, video_sigma = draw.video.to(video), draw.video_sigma.to(video)
     noisy_video = interpolate(video, video_noise, video_sigma[:, None, :, None, None])
     noisy_audio, audio_sigma = None, None
     if audio is not None:
-        audio_noise = torch.stack([draw.audio for draw in draws]).to(audio)
-        audio_sigma = torch.stack([draw.audio_sigma for draw in draws]).to(audio)
+        audio_noise, audio_sigma = draw.audio.to(audio), draw.audio_sigma.to(audio)
         audio_counts = audio_sigma > 0
         if has_audio is not None:
             # A clip without sound shows the model pure noise: what is unknown looks as at the start of sampling.

@@ -3,7 +3,7 @@
 Time zero of a file is its first video frame. Sound is placed against it by presentation time stamps, never by counting.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .mp4 import AAC_RATES_HZ, ClipWriter, replacing, resampled, to_length, write_video
-from .sheets import contact_sheet, stacked
+from .mp4 import AAC_RATES_HZ, ClipWriter, resampled, to_length, write_video
+from .sheets import contact_sheet, save_sheet
 
 __all__ = [
     "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound",
@@ -266,11 +266,3 @@ def _read_sound(
     rate_hz = sample_rate_hz or own_hz
     mono = resampled(sound.mean(axis=0, keepdims=True), own_hz, rate_hz)[0]
     return to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz)), rate_hz
-
-
-def save_sheet(path: str | Path, images: Sequence[Image.Image]) -> Path:
-    """Write pictures below one another as one PNG, whole or not at all."""
-    path = Path(path)
-    with replacing(path) as temporary:
-        stacked(images).save(temporary, format="PNG")
-    return path

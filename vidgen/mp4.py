@@ -1,8 +1,6 @@
 """Clips written as mp4 files, picture and sound in exact sync: at once, or part by part as they are made."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import av
 import numpy as np
 
 from .errors import InputError
+from .files import replacing
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_FRAME_SAMPLES = 1024
@@ -18,18 +17,6 @@ BT709 = 1  # the code of H.273 for primaries, transfer curve and matrix alike
 LIMITED_RANGE = 1
 INDEX_IN_FRONT = "+faststart+use_metadata_tags"
 IN_FRAGMENTS = "+frag_keyframe+delay_moov+default_base_moof+use_metadata_tags"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block succeeds and vanishes when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:80]}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class ClipWriter:

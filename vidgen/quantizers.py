@@ -13,12 +13,10 @@ from typing import ClassVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .errors import InputError
-
-Generator = torch.Generator | list[torch.Generator] | None
+from .noise import Generator, normal
 
 MAX_VOCABULARY = 2**31
 LFQ_COMMITMENT = 0.25
@@ -62,7 +60,7 @@ class ResidualCodes(Codes):
         decodes (Zeghidour et al. 2021, arXiv 2107.03312, section III-C; Kumar et al. 2023, arXiv 2306.06546,
         section 3.3)."""
         count, batch = self.stages.shape[:2]
-        uniform = torch.special.ndtr(randn_tensor((batch, 2), generator=generator, device=self.stages.device))
+        uniform = torch.special.ndtr(normal((batch, 2), generator, self.stages.device))
         kept = torch.where(uniform[:, 0] < 0.5, (uniform[:, 1] * count).long().clamp(max=count - 1) + 1, count)
         dropped = torch.arange(count, device=kept.device)[:, None] >= kept
         return self.latents - (self.stages * _as_columns(dropped, self.stages.ndim)).sum(0).to(self.latents.dtype)

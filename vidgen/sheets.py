@@ -1,9 +1,12 @@
 """A clip drawn on one page: a row of its frames over its waveform over its spectrogram, on one time axis."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .files import replacing
 
 SHEET_WIDTH = 960
 TITLE_HEIGHT = 22
@@ -83,3 +86,11 @@ def _spectrogram_strip(mono: np.ndarray, sample_rate_hz: int, height: int = 96, 
     stops = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(level, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
     return Image.fromarray(colours.round().astype(np.uint8))
+
+
+def save_sheet(path: str | Path, images: Sequence[Image.Image]) -> Path:
+    """Write pictures below one another as one PNG, whole or not at all."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        stacked(images).save(temporary, format="PNG")
+    return path

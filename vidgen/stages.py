@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
+from .caching import at_hand, channel_statistics, latent_clips, latent_deviations
 from .clip import ClipSpec, Compression
 from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
@@ -35,8 +36,8 @@ class Stage:
     loss: Loss
     sheet: Callable[[Any, Path], None]
     """Draw what the given (averaged) model does now into a PNG."""
-    finish: Callable[[Any, Path], None]
-    """Save the given (averaged) model into a folder, ready for use."""
+    finish: Callable[[Any, Path, int], None]
+    """Save the given (averaged) model, trained for so many steps, into a folder, ready for use."""
     discriminator: nn.Module | None = None
     discriminator_loss: Loss | None = None
 
@@ -65,7 +66,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         video = batch["video"]
         if settings.crop:
             video = random_crops(video, settings.crop, batch["seeds"])
-        loss, parts = vae_loss(model, to_float(video), weights, generators(batch), discriminator)
+        loss, parts = vae_loss(model, to_float(video), weights, batch["seeds"], discriminator)
         return loss, {**parts, "shown": video}
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,7 +74,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .media import contact_sheet, save_sheet
+        from .sheets import contact_sheet, save_sheet
 
         rows = []
         for clip in dataset[held_back_keys(dataset, 3)]["video"]:
@@ -84,7 +85,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
         for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
@@ -117,14 +118,14 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
     discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return codec_loss(model, batch["audio"], weights, generators(batch), discriminator)
+        return codec_loss(model, batch["audio"], weights, batch["seeds"], discriminator)
 
     def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         return discriminator_loss(model, batch["audio"], batch["reconstruction"])
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .media import contact_sheet, save_sheet
+        from .sheets import contact_sheet, save_sheet
 
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
@@ -134,7 +135,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         save_sheet(path, rows)
 
     @torch.no_grad()
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
         for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
             batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
@@ -195,6 +196,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = dataset.gather(batch) if "clips" in batch else batch
         text, text_mask = text_encoder.encode(batch["captions"])
         return flow_loss(
             model,
@@ -209,20 +211,19 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             config=flow,
         )
 
-    def pipeline(average: Any) -> Any:
+    def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
 
         shifts = (settings.video_shift, settings.audio_shift)
-        version = f"{args.config}, {settings.steps} steps"
         return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
 
     def sheet(average: Any, path: Path) -> None:
         draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
 
-    def finish(average: Any, folder: Path) -> None:
-        pipeline(average).save_pretrained(folder)
+    def finish(average: Any, folder: Path, steps: int) -> None:
+        pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(transformer, dataset, loss, sheet, finish)
+    return Stage(transformer, at_hand(dataset, device), loss, sheet, finish)
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
@@ -253,6 +254,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
     def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = dataset.gather(batch) if "clips" in batch else batch
         captions = batch["captions"]
         return distillation_loss(
             model,
@@ -282,64 +284,15 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     def sheet(average: Any, path: Path) -> None:
         draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
 
-    def finish(average: Any, folder: Path) -> None:
+    def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
-    return Stage(student, dataset, loss, sheet, finish)
-
-
-def latent_clips(
-    args: argparse.Namespace,
-    settings: config.DiTConfig | config.DistillConfig,
-    accelerator: Accelerator,
-    vae: Any,
-    codec: Any,
-    spec: ClipSpec,
-    **options: Any,
-) -> Any:
-    """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``.
-
-    Raises:
-        InputError: a cache of other data, clips or autoencoders.
-    """
-    from .data.latents import LatentClips, cache_latents, claim_cache, complete_cache, digest
-
-    @torch.no_grad()
-    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        video, audio = batch["video"].to(accelerator.device), batch["audio"].to(accelerator.device)
-        return vae.to_latents(to_float(video)), codec.to_latents(audio)
-
-    cache = args.latents or args.output / "latents"
-    if accelerator.is_main_process:
-        claim_cache(cache, digest(args.data, spec, vae, codec))
-    accelerator.wait_for_everyone()
-    missing = not (cache / "index.json").exists()
-    accelerator.wait_for_everyone()  # all have looked before one of them writes it
-    if missing:
-        clips: Any = open_clips(args.data, spec, **source(settings, accelerator))
-        count = settings.cached_clips or len(clips)
-        share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        cache_latents(clips, count, encode, cache, **share)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            complete_cache(count, cache)
-    accelerator.wait_for_everyone()
-    return LatentClips(cache, seed=settings.seed, **options)
-
-
-def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
-    """``video_std`` and ``audio_std`` for ``JointDiT``: of each channel, over the first clips of a cache.
-
-    The floor keeps a channel that never changes (an untrained autoencoder's) from being divided by nothing.
-    """
-    first = {"video_std": clips.video[:count], "audio_std": clips.audio[clips.has_audio][:count]}
-    deviations = {name: channel_statistics(latents)[1] for name, latents in first.items() if len(latents)}
-    return {name: [round(max(float(value), 0.01), 4) for value in std] for name, std in deviations.items()}
+    return Stage(student, at_hand(dataset, device), loss, sheet, finish)
 
 
 def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
     """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
-    from .media import contact_sheet, save_sheet
+    from .sheets import contact_sheet, save_sheet
 
     made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
     clips = zip(prompts, made.frames, made.audio, strict=True)
@@ -407,15 +360,6 @@ def psnr_db(frames: Tensor, reference: Tensor) -> float:
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
 
 
-def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of latents (B, C, …).
-
-    A channel of which a quantizer gave the same value each time counts as one that hardly changes.
-    """
-    values = latents.float().movedim(1, 0).flatten(1)
-    return values.mean(1), values.std(1).clamp_min(1e-4)
-
-
 @torch.no_grad()
 def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
     """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
@@ -442,11 +386,6 @@ def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
         top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
         crops.append(clip[:, top : top + size, left : left + size])
     return torch.stack(crops)
-
-
-def generators(batch: dict[str, Any]) -> list[torch.Generator]:
-    """One generator a sample, so that a sample's noise does not depend on the batch that it is in."""
-    return [torch.Generator().manual_seed(seed) for seed in batch["seeds"]]
 
 
 def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:

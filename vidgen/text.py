@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from .errors import InputError
+from .noise import to_device
 
 TOKENIZER_FILE = "tokenizer.json"
 UNKNOWN = "[UNK]"
@@ -63,7 +64,7 @@ class WordVectorEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         if any(len(encoding) > max_tokens for encoding in encodings):
             _warn_truncated(max_tokens)
         ids, mask = _pad([encoding.ids[:max_tokens] for encoding in encodings], empty_id=0)
-        ids, mask = ids.to(self.vectors.device), mask.to(self.vectors.device)
+        ids, mask = to_device(ids, self.vectors.device), to_device(mask, self.vectors.device)
         return self.vectors[ids].float() * mask[..., None], mask
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -143,7 +144,7 @@ class TransformersEncoder(nn.Module):
         empty_id = next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
         ids, mask = _pad(rows, empty_id)
         device = next(self.model.parameters()).device
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = to_device(ids, device), to_device(mask, device)
         features = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return features.float() * mask[..., None], mask
 
@@ -211,10 +212,7 @@ def _warn_truncated(max_tokens: int) -> None:
 def _pad(rows: list[list[int]], empty_id: int) -> tuple[Tensor, Tensor]:
     """Token ids of unequal length to (B, S) ids and mask; an empty row becomes the one token ``empty_id``."""
     rows = [row or [empty_id] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     length = max((len(row) for row in rows), default=1)
-    ids = torch.full((len(rows), length), empty_id, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = True
-    return ids, mask
+    ids = torch.tensor([row + [empty_id] * (length - len(row)) for row in rows], dtype=torch.long)
+    return ids.view(len(rows), length), torch.arange(length) < lengths[:, None]

@@ -19,8 +19,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..bottleneck import Generator, Posterior, make_bottleneck
+from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
+from ..noise import Generator
 from ..quantizers import Codes
 from .spectral import compressed, inverse_stft, stft, with_clock
 

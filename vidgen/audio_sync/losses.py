@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bottleneck import Generator
+from ..noise import Generator
 from .spectral import stft
 
 WINDOWS_SAMPLES = (128, 256, 512, 1024, 2048)
@@ -128,7 +128,7 @@ def codec_loss(
     Args:
         codec: the model, or what a distributed wrapper made of it.
         waveform: (B, C, N) in [-1, 1].
-        generator: for the posterior's noise; one, or one for each clip.
+        generator: for the posterior's noise; one, or one (or a seed) for each clip.
         discriminator: needed if the adversarial weight is not 0. Its parameters gather gradients that the caller
             must drop before ``discriminator_loss``.
 

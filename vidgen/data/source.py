@@ -28,10 +28,11 @@ def open_clips(
     """
     if path.suffix == ".npz":
         from ..tabletop.archive import load_trajectories
+        from ..tabletop.render import can_compile
         from ..tabletop.source import TabletopClips
 
         return TabletopClips(load_trajectories(path), spec, split, seed, device, with_video=with_video,
-                             with_audio=with_audio, compiled=True)  # fmt: skip
+                             with_audio=with_audio, compiled=can_compile(torch.device(device)))  # fmt: skip
     from .folder import ClipFolder
 
     return ClipFolder(path, spec, seed=seed, with_video=with_video, with_audio=with_audio)

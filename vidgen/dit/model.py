@@ -6,6 +6,8 @@ Every latent token has its own noise level and its own time in seconds; what is 
 matter of the noise levels.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -292,7 +294,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def _scaling(sigma: Tensor, std: list[float] | None, latents: Tensor) -> Preconditioning | None:
         if std is None:
             return None
-        per_channel = torch.tensor(std, device=latents.device).view(-1, *[1] * (latents.ndim - 2))
+        per_channel = _on_device(tuple(std), latents.device).view(-1, *[1] * (latents.ndim - 2))
         return Preconditioning(*(part.to(latents.dtype) for part in preconditioning(sigma.float(), per_channel)))
 
     def _patchify(self, video: Tensor) -> Tensor:
@@ -305,6 +307,13 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return rearrange(
             tokens, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=height // p, p=p, q=p
         )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied there once: a copy from ordinary memory in every call would wait for all work queued on a GPU."""
+    with torch.inference_mode(False):  # what one sampling run leaves here must also do for training
+        return torch.tensor(values, device=device)
 
 
 def _as_frames(video: Tensor) -> Tensor:

@@ -56,7 +56,10 @@ BASE_HALF_WIDTH_M = 1.27
 NEAREST_M = 0.15
 UNUSED_BELOW_M = -100.0
 TILES_A_CALL = 512
+TILES_A_GPU_CALL = 8192
+"""A GPU wants more work in a call than the caches of a CPU hold."""
 PIXELS_A_GROUP = 1 << 21
+PIXELS_A_GPU_GROUP = 1 << 24
 COMPILE_FROM_FRAMES = 4000
 """Of 128×128 in one call: about what compiling (most of a minute; seconds once cached on disk) must save to pay."""
 
@@ -175,7 +178,7 @@ class _Passes(NamedTuple):
 
 @lru_cache(maxsize=2)
 def _passes(compiled: bool) -> _Passes:
-    """The shading passes; compiled, each is one graph for calls of exactly TILES_A_CALL tiles."""
+    """The shading passes; compiled, each is one graph for calls of exactly as many tiles as ``_tiles_a_call`` says."""
     functions = _Passes(
         shading.shade_ground, shading.cast_shadow, shading.find_surface, shading.keep_sun, shading.look_around,
         shading.look_at_other, shading.shade_opaque, shading.pass_through, shading.shade_glass, shading.develop,
@@ -183,11 +186,16 @@ def _passes(compiled: bool) -> _Passes:
     return _Passes(*(torch.compile(function, dynamic=False) for function in functions)) if compiled else functions
 
 
+def _tiles_a_call(device: torch.device) -> int:
+    return TILES_A_CALL if device.type == "cpu" else TILES_A_GPU_CALL
+
+
 def _calls(tiles: Tensor, full: bool) -> Iterator[tuple[Tensor, int]]:
     """Row numbers of ``tiles`` a call at a time, and how many of them count; ``full`` repeats the last one to fill."""
-    for start in range(0, len(tiles), TILES_A_CALL):
-        count = min(TILES_A_CALL, len(tiles) - start)
-        rows = torch.arange(start, start + (TILES_A_CALL if full else count), device=tiles.device)
+    most = _tiles_a_call(tiles.device)
+    for start in range(0, len(tiles), most):
+        count = min(most, len(tiles) - start)
+        rows = torch.arange(start, start + (most if full else count), device=tiles.device)
         yield rows.clamp(max=len(tiles) - 1), count
 
 
@@ -307,9 +315,10 @@ def _render_group(frames: Tensor, bodies: Tensor, shared: Tensor, height: int, w
                     canvas[place[:size]] = drawn[:size]
 
     picture = torch.empty(len(canvas), 3, len(pixel), dtype=torch.uint8, device=device)
-    for start in range(0, len(canvas), TILES_A_CALL):
-        end = min(start + TILES_A_CALL, len(canvas))
-        begin = max(0, end - TILES_A_CALL)
+    most = _tiles_a_call(device)
+    for start in range(0, len(canvas), most):
+        end = min(start + most, len(canvas))
+        begin = max(0, end - most)
         picture[begin:end] = draw.develop(canvas[begin:end])
     picture = picture.view(count, rows, columns, 3, TILE_HEIGHT, TILE_WIDTH).permute(0, 1, 4, 2, 5, 3)
     return picture.reshape(count, rows * TILE_HEIGHT, columns * TILE_WIDTH, 3)[:, :height, :width]
@@ -325,6 +334,11 @@ def _shadow_corners(frames: Tensor, centre: Tensor, half: Tensor) -> Tensor:
     high = torch.maximum(fall + soft, centre[..., :2] + under)
     zero = torch.zeros_like(half[..., 0])
     return torch.stack([torch.stack([x[..., 0], y[..., 1], zero], -1) for x in (low, high) for y in (low, high)], 2)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` finds the C or C++ compiler that it needs for this device."""
+    return any(map(shutil.which, ("g++",) if device.type == "cpu" else ("cc", "gcc", "clang")))
 
 
 def render(
@@ -363,8 +377,7 @@ def render(
     device = torch.device(device)
     total = num_frames * len(looks)
     if compiled is None:
-        able = device.type == "cuda" or shutil.which("g++") is not None
-        compiled = able and total * height * width >= COMPILE_FROM_FRAMES * 128 * 128
+        compiled = can_compile(device) and total * height * width >= COMPILE_FROM_FRAMES * 128 * 128
     slots = max(len(trajectory.bodies) for trajectory in trajectories)
     frame_rows, body_rows, shared = [], [], []
     for index, (trajectory, look, start) in enumerate(zip(trajectories, looks, starts, strict=True)):
@@ -377,7 +390,7 @@ def render(
     bodies = torch.from_numpy(np.concatenate(body_rows)).float().to(device)
     views = torch.from_numpy(np.concatenate(shared)).to(device)
 
-    step = max(1, PIXELS_A_GROUP // (height * width))
+    step = max(1, (PIXELS_A_GROUP if device.type == "cpu" else PIXELS_A_GPU_GROUP) // (height * width))
     with torch.no_grad():
         pictures = torch.cat(
             [

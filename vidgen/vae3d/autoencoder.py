@@ -16,8 +16,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from ..bottleneck import Generator, Posterior, make_bottleneck
+from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
+from ..noise import Generator
 from ..quantizers import Codes
 from .layers import (
     PATCH,

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..bottleneck import Generator
+from ..noise import Generator, normal
 from .layers import PIXEL_CHANNELS, CausalTimeConv, FrameConv, frames_to_patches
 
 LUMA_CHROMA = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
@@ -120,7 +119,7 @@ def vae_loss(
     Args:
         vae: the model, or what a distributed wrapper made of it.
         video: (B, 3, T, H, W) in [-1, 1].
-        generator: for the posterior's noise and the choice of frames; one, or one for each clip.
+        generator: for the posterior's noise and the choice of frames; one, or one (or a seed) for each clip.
         discriminator: needed if the adversarial weight is not 0. Its parameters gather gradients that the caller
             must drop before ``discriminator_loss``.
 
@@ -169,7 +168,7 @@ def discriminator_loss(
 
 def _draw_frames(batch: int, frames: int, wanted: int, device: torch.device, generator: Generator) -> Tensor:
     """Indices (B, min(wanted, frames)) of frames drawn without repetition."""
-    order = randn_tensor((batch, frames), generator=generator, device=device).argsort(dim=1)
+    order = normal((batch, frames), generator, device, stream=1).argsort(dim=1)
     return order[:, :wanted]
 
 

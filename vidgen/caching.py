@@ -1,0 +1,90 @@
+"""The latent cache of a training stage: made where it is missing, then served from where it fits."""
+
+import argparse
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import config
+from .clip import ClipSpec
+from .data.latents import LatentClips, cache_latents, claim_cache, complete_cache, digest
+from .data.source import open_clips, to_float
+from .noise import to_device
+
+RESIDENT_SHARE = 0.4
+"""Of the training device's free memory, at most, for latents that stay there."""
+
+
+def latent_clips(
+    args: argparse.Namespace,
+    settings: config.DiTConfig | config.DistillConfig,
+    accelerator: Accelerator,
+    vae: Any,
+    codec: Any,
+    spec: ClipSpec,
+    **options: Any,
+) -> Any:
+    """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``.
+
+    Raises:
+        InputError: a cache of other data, clips or autoencoders.
+    """
+    device = accelerator.device
+    # Pictures of simulated scenes are drawn here, where the device is; loading processes make their sounds.
+    pictures: Any = None
+    if args.data.suffix == ".npz":
+        pictures = open_clips(args.data, spec, seed=settings.seed, device=device, with_audio=False)
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        video = (batch if pictures is None else pictures[batch["keys"]])["video"]
+        return vae.to_latents(to_float(to_device(video, device))), codec.to_latents(to_device(batch["audio"], device))
+
+    cache = args.latents or args.output / "latents"
+    if accelerator.is_main_process:
+        claim_cache(cache, digest(args.data, spec, vae, codec))
+    accelerator.wait_for_everyone()
+    missing = not (cache / "index.json").exists()
+    accelerator.wait_for_everyone()  # all have looked before one of them writes it
+    if missing:
+        clips: Any = open_clips(args.data, spec, seed=settings.seed, with_video=pictures is None)
+        count = settings.cached_clips or len(clips)
+        share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        size = 4 if device.type == "cpu" else 16
+        cache_latents(clips, count, encode, cache, batch_size=size, workers=settings.workers, **share)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            complete_cache(count, cache)
+    accelerator.wait_for_everyone()
+    return LatentClips(cache, seed=settings.seed, **options)
+
+
+def at_hand(clips: Any, device: torch.device) -> Dataset:
+    """What is to be loaded of latent clips: only the choice, where the latents fit on the training device."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        if clips.size_bytes > RESIDENT_SHARE * free_bytes:
+            return clips
+    return clips.to(device).choices
+
+
+def latent_deviations(clips: Any, count: int = 256) -> dict[str, list[float]]:
+    """``video_std`` and ``audio_std`` for ``JointDiT``: of each channel, over the first clips of a cache.
+
+    The floor keeps a channel that never changes (an untrained autoencoder's) from being divided by nothing.
+    """
+    first = {"video_std": clips.video[:count], "audio_std": clips.audio[clips.has_audio][:count]}
+    deviations = {name: channel_statistics(latents)[1] for name, latents in first.items() if len(latents)}
+    return {name: [round(max(float(value), 0.01), 4) for value in std] for name, std in deviations.items()}
+
+
+def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of latents (B, C, …).
+
+    A channel of which a quantizer gave the same value each time counts as one that hardly changes.
+    """
+    values = latents.float().movedim(1, 0).flatten(1)
+    return values.mean(1), values.std(1).clamp_min(1e-4)
