@@ -49,10 +49,11 @@ def seeded_normal(
 ) -> Tensor:
     """Standard normal float32 noise (len(seeds), *shape), each sample from its own seed (``seeded_uniform``)."""
     count = math.prod(shape)
-    radius, angle = seeded_uniform(seeds, (count + 1) // 2, device, stream)
+    drawn_on = "cpu" if torch.device(device).type == "mps" else device  # which has no float64
+    radius, angle = seeded_uniform(seeds, (count + 1) // 2, drawn_on, stream)
     radius, angle = radius.log_().mul_(-2).sqrt_(), angle.mul_(2 * math.pi)
     pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
-    return pairs[:, :count].float().view(len(radius), *shape)
+    return pairs[:, :count].float().view(len(radius), *shape).to(device)
 
 
 def normal(
