@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vidgen import __version__, cli
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.generation import GenerationConfig
+from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.options import parse_args
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vidgen.pipeline import VidGenPipeline
 
 IN_ONE_GO = 2
-"""Up to so many times the length of the clips that a model was trained on is made at once."""
+"""Clips of up to so many times the length that a model knows are made at once, as are all with given material."""
 TIMED_PROMPT = re.compile(r"(\d+(?:\.\d+)?)s:\s*(\S.*)")
 
 
@@ -153,17 +153,11 @@ def main(argv: list[str] | None = None) -> None:
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
     given, spec = read_material(args, defaults, spec)
-    if given is not None and is_long(defaults, spec, jobs):
-        limit_s = IN_ONE_GO * defaults.spec().duration_s
-        raise InputError(f"what is given goes with one prompt and a clip of up to {limit_s:.3g} s")
+    if given is not None and jobs[0].story:
+        raise InputError("what is given goes with one prompt at a time, not with prompts that follow one another")
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)
-
-
-def is_long(defaults: GenerationConfig, spec: ClipSpec, jobs: list[Job]) -> bool:
-    """Whether the clip is made in parts: too long to be made at once, or with prompts that follow a clock."""
-    return bool(jobs[0].story) or spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
 
 
 def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Given | None" = None) -> None:
@@ -197,9 +191,11 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **material_settings(args),
         **({"story": jobs[0].story} if jobs[0].story else {}),
+        **({"model": str(args.model)} if args.model != SHIPPED_MODEL else {}),
     }
     version = pipeline.generation.model_version
-    in_parts = is_long(pipeline.generation, spec, jobs)
+    is_long = spec.duration_s > IN_ONE_GO * pipeline.generation.spec().duration_s + 1e-6
+    in_parts = bool(jobs[0].story) or (is_long and given is None)
     per_clip = spec.num_frames if in_parts else sampling.steps + 1  # one more for decoding and writing
     unit = "frame" if in_parts else "step"
     with tqdm(total=len(jobs) * per_clip, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:

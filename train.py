@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
-    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end by then")
+    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end soon after")
     parser.add_argument(
         "--spend",
         type=float,
@@ -97,7 +97,7 @@ def main() -> None:
         record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
         (args.output / "config.json").write_text(json.dumps(record, indent=1) + "\n")
     stop_at = None if args.stop_after is None else started + args.stop_after
-    train(stage, settings, accelerator, args.output, stop_at, Allowance(args.spend, args.output, settings.cooldown))
+    train(stage, settings, accelerator, args.output, stop_at, args.spend)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def train(
     accelerator: Accelerator,
     output: Path,
     stop_at: float | None = None,
-    allowance: Allowance | None = None,
+    spend_s: float | None = None,
 ) -> None:
     """Train until the settings' number of steps, or ``stop_at`` (of ``time.perf_counter``); then the model, or a
     checkpoint to go on from."""
@@ -132,7 +132,7 @@ def train(
         modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
     step = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
-    allowance = allowance or Allowance(None, output, settings.cooldown)
+    allowance = Allowance(spend_s, output, settings.cooldown, step)
     if settings.compile:
         for block in (
             child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())
@@ -179,7 +179,7 @@ def train(
                 log.step(number, values, settings.steps if allowance.decided else None)
         if accelerator.is_main_process and due:
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
-            allowance.note()
+            allowance.note(step)
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
             stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
         accelerator.wait_for_everyone()

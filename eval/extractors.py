@@ -64,7 +64,10 @@ def i3d(torchscript: Path | None = None) -> Extractor:
         return network(frames.movedim(0, 1)[None], **options).flatten().numpy()
 
     return Extractor(
-        _name("i3d-kinetics400", path), "first 16 frames, bilinear to 224×224, x/127.5-1, logits", features
+        _name("i3d-kinetics400", path),
+        "first 16 frames, bilinear to 224×224, x/127.5-1, logits",
+        features,
+        max_frames=I3D_FRAMES,
     )
 
 

@@ -83,8 +83,10 @@ def pack(work: Path, archive: Path, limit_bytes: int, scratch: Path) -> list[str
 def order(work: Path) -> list[str]:
     """Stages whose weights are needed to go on or to show, the most needed first."""
     stages = [stage for stage in STAGES if (work / stage).exists()]
-    if (work / "dit" / "model").exists() or list((work / "dit").glob("checkpoints/step-*")):
+    if (work / "dit" / "model").exists():
         stages = [stage for stage in stages if stage != "frames"]
+    elif list((work / "dit").glob("checkpoints/step-*")):
+        stages.sort(key="frames".__eq__)  # needed again only if the checkpoint does not fit
     if (work / "student" / "model").exists():
         stages.sort(key="dit".__eq__)  # the finished student before its teacher
     return stages

@@ -8,7 +8,15 @@ import torch
 
 from vidgen.clip import ClipSpec
 from vidgen.data.folder import ClipFolder
-from vidgen.data.latents import CLIPS_PER_SHARD, LatentClips, cache_latents, claim_cache, complete_cache, digest
+from vidgen.data.latents import (
+    CLIPS_PER_SHARD,
+    LatentClips,
+    cache_latents,
+    claim_cache,
+    clips_in_cache,
+    complete_cache,
+    digest,
+)
 from vidgen.errors import InputError
 from vidgen.media import write_video
 
@@ -106,6 +114,18 @@ def test_the_cache_holds_every_clip_once_and_goes_on_where_it_stopped(tmp_path):
     complete_cache(count, tmp_path)
     assert [draw for _, draw in again.asked] == list(range(CLIPS_PER_SHARD, count))
     assert torch.equal(LatentClips(tmp_path).audio, whole.audio)
+
+
+def test_a_cache_grows_to_more_clips(tmp_path):
+    cache_latents(Numbered(100), CLIPS_PER_SHARD + 10, encode, tmp_path)
+    assert clips_in_cache(tmp_path) == 0
+    complete_cache(CLIPS_PER_SHARD + 10, tmp_path)
+    assert clips_in_cache(tmp_path) == CLIPS_PER_SHARD + 10
+    more = Numbered(100)
+    cache_latents(more, CLIPS_PER_SHARD + 20, encode, tmp_path)
+    complete_cache(CLIPS_PER_SHARD + 20, tmp_path)
+    assert len(more.asked) == 20  # the last shard anew, the full one kept
+    assert LatentClips(tmp_path).video[:, 0, 0, 0, 0].tolist() == list(range(CLIPS_PER_SHARD + 20))
 
 
 def test_processes_share_the_work_and_make_the_same_cache(tmp_path):

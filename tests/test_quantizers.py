@@ -350,7 +350,8 @@ def test_a_few_steps_lower_the_loss_of_each():
         (("rvq", 8, 0), "at least 1"),
         (("rvq", 8, 2, 1), "1 codes"),
         (("fsq", 8, 2, 0, [8, 5]), "give 4 numbers"),
-        (("fsq", 2, 1, 0, [8, 2]), "from 3 on"),
+        (("fsq", 2, 1, 0, [8, 2]), "from 3 to 1000"),
+        (("fsq", 2, 1, 0, [8, 1001]), "from 3 to 1000"),
     ],
 )
 def test_wrong_bottlenecks_are_named(arguments, message):

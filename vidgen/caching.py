@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from . import config
 from .clip import ClipSpec
-from .data.latents import LatentClips, cache_latents, claim_cache, complete_cache, digest
+from .data.latents import LatentClips, cache_latents, claim_cache, clips_in_cache, complete_cache, digest
 from .data.source import open_clips, to_float
 from .noise import to_device
 
@@ -47,9 +47,9 @@ def latent_clips(
     if accelerator.is_main_process:
         claim_cache(cache, digest(args.data, spec, vae, codec))
     accelerator.wait_for_everyone()
-    missing = not (cache / "index.json").exists()
-    accelerator.wait_for_everyone()  # all have looked before one of them writes it
-    if missing:
+    made = clips_in_cache(cache)
+    accelerator.wait_for_everyone()  # all have looked before one of them writes the index
+    if made == 0 or made < settings.cached_clips:
         clips: Any = open_clips(args.data, spec, seed=settings.seed, with_video=pictures is None)
         count = settings.cached_clips or len(clips)
         share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}

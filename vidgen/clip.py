@@ -91,7 +91,10 @@ class ClipSpec:
         return ceil(frame / self.compression.frames)
 
     def audio_span(self, start: int, stop: int) -> tuple[int, int]:
-        """The audio latents, from and up to, that are heard while latent frames [start, stop) are seen."""
+        """The audio latents, from and up to, that are heard while latent frames [start, stop) are seen.
+
+        Of a part that is not the clip's beginning, from one frame before: there the clock of a clip would start.
+        """
         latents_per_frame = self.sample_rate_hz / self.frame_rate / self.compression.samples
         first, end = (max(0, 1 + (latent - 1) * self.compression.frames) for latent in (start, stop))
         # A latent that is heard on both sides of the beginning belongs to what was before.

@@ -20,6 +20,7 @@ FLAGS = {
     "negative_prompt": "--negative-prompt",
     "frame_rate": "--fps",
     "dtype": "--dtype",
+    "model": "--model",
 }
 """Recorded settings that a flag of ``sample.py`` sets to just this value."""
 GIVEN_FLAGS = {
@@ -74,7 +75,10 @@ def main() -> None:
 
     for path in args.clips:
         tags = read_metadata(path)
-        again = command(tags)
+        try:
+            again = command(tags)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         print(f"{path}\n  model  {tags.get('model_version', 'unknown')}\n  again  {again}")
 
 

@@ -1,6 +1,7 @@
 """Clips written as mp4 files, picture and sound in exact sync: at once, or part by part as they are made."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,10 @@ class ClipWriter:
     def __enter__(self) -> "ClipWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What went wrong first is told, not that the file could not be ended after it.
+        with suppress(OSError, ValueError) if kind is not None else nullcontext():
+            self.close()
 
     def add(self, frames: np.ndarray, waveform: np.ndarray | None = None) -> None:
         """Write what comes next: frames (T, H, W, 3) uint8 and (C, N) float32 in [-1, 1] of sound, as long."""

@@ -242,7 +242,7 @@ class VidGenPipeline(DiffusionPipeline):
         """What was asked for, and the model's own for the rest; a guidance scale alone serves both streams.
 
         Raises:
-            InputError: an unknown solver.
+            InputError: an unknown solver, or fewer than one step.
         """
         own = self.generation
         solver = solver or own.solver
@@ -253,6 +253,8 @@ class VidGenPipeline(DiffusionPipeline):
         if guidance_scale is None:
             guidance_scale = own.guidance_scale
         steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise InputError(f"{steps} steps make no sample: give at least 1")
         return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
 
     def denoise(

@@ -75,12 +75,17 @@ class Allowance:
     seen. What earlier runs spent, and the number of steps once it is settled, are kept beside the checkpoints.
     """
 
-    def __init__(self, spend_s: float | None, output: Path, cooldown: float) -> None:
+    def __init__(self, spend_s: float | None, output: Path, cooldown: float, step: int = 0) -> None:
+        """``step`` is that of the checkpoint which training goes on from."""
         if spend_s is not None and not 0 <= cooldown < 1:
             raise InputError(f"--spend needs a plateau of the learning rate: cooldown is {cooldown}, give less than 1")
         self.spend_s, self.cooldown, self.path = spend_s, cooldown, output / "allowance.json"
         kept = json.loads(self.path.read_text()) if spend_s is not None and self.path.exists() else {}
-        self.spent_s, self.steps = kept.get("spent_s", 0.0), kept.get("steps")
+        if kept.get("step", 0) > step:  # the checkpoint that it was kept beside is gone
+            kept = {}
+        self.spent_s = kept.get("spent_s", 0.0)
+        self.steps = kept.get("steps") if kept.get("spend_s") == spend_s else None
+        self.has_begun = False
         self.since: float | None = None
 
     @property
@@ -95,17 +100,19 @@ class Allowance:
         now = time.perf_counter()
         if self.since is not None:
             self.spent_s += now - self.since
-        self.since = now
+        # The first step of a run compiles, which says nothing of its speed.
+        self.has_begun, self.since = True, now if self.has_begun else None
         plateau_over = self.spent_s >= (1 - self.cooldown) * self.spend_s
         if self.steps is None and step > 0 and is_any(plateau_over, accelerator):
             self.steps = step + max(1, round(step * self.cooldown / (1 - self.cooldown)))
         return dataclasses.replace(settings, steps=self.steps or FAR_AWAY)
 
-    def note(self) -> None:
+    def note(self, step: int) -> None:
         """Keep for the next run what is spent and settled; belongs beside every checkpoint."""
         if self.spend_s is not None:
+            kept = {"step": step, "spend_s": self.spend_s, "spent_s": round(self.spent_s, 1), "steps": self.steps}
             with replacing(self.path) as temporary:
-                temporary.write_text(json.dumps({"spent_s": round(self.spent_s, 1), "steps": self.steps}))
+                temporary.write_text(json.dumps(kept))
 
 
 def is_any(flag: bool, accelerator: Accelerator) -> bool:
@@ -160,6 +167,8 @@ class Log:
 
     def _forget_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond the checkpoint that this one resumes from."""
+        if self.path.exists() and self.path.stat().st_size == 0:
+            self.path.unlink()  # a full disk left it
         if self.path.exists():
             header, *rows = self.path.read_text().splitlines()
             kept = [row for row in rows if int(row.split(",", 1)[0]) <= step]

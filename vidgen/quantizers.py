@@ -193,9 +193,9 @@ class FSQ(DigitQuantizer):
     def __init__(self, latent_channels: int, codebooks: int, levels: list[int] | None = None):
         each = _channels_each(latent_channels, codebooks)
         levels = [5] * each if levels is None else list(levels)
-        if len(levels) != each or min(levels) < 3:
+        if len(levels) != each or min(levels) < 3 or max(levels) > 1000:
             raise InputError(
-                f"levels {levels} do not fit: give {each} numbers from 3 on, one for each channel of a codebook"
+                f"levels {levels} do not fit: give {each} numbers from 3 to 1000, one for each channel of a codebook"
             )
         super().__init__(latent_channels, codebooks, levels)
 

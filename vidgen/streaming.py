@@ -47,22 +47,23 @@ class Window:
     known: int
 
 
-def plan_windows(total: int, size: int, overlap: int) -> list[Window]:
+def plan_windows(total: int, size: int, overlap: int, cuts: Sequence[int] = ()) -> list[Window]:
     """Windows that cover ``total`` latent frames, each ``overlap`` or more of which the window before it has made.
 
     The first has ``size`` latent frames. A later one has ``size`` - 1: it stands where those after the first stand in a
-    clip, since the first latent frame of a clip is of another kind (it stands for one picture).
+    clip, since the first latent frame of a clip is of another kind (it stands for one picture). A new part begins at
+    each of ``cuts``; windows that end there early are shorter only near the beginning.
 
     Raises:
         InputError: an overlap that is not between 1 and ``size`` - 2.
     """
     if not 1 <= overlap <= size - 2:
         raise InputError(f"windows of {size} latent frames overlap by 1 to {size - 2}, not {overlap}")
-    windows = [Window(0, min(size, total), 0)]
+    windows = [Window(0, min(size, total, *cuts), 0)]
     while windows[-1].stop < total:
         made = windows[-1].stop
-        stop = min(made + size - 1 - overlap, total)
-        start = stop - (size - 1)
+        stop = min(made + size - 1 - overlap, total, *(cut for cut in cuts if cut > made))
+        start = max(0, stop - (size - 1))
         windows.append(Window(start, stop, made - start))
     return windows
 
@@ -84,8 +85,8 @@ def stream(
     """Make one clip part by part. Joined, the chunks are the whole clip; picture and sound of each are equally long.
 
     Args:
-        prompt: one for the whole clip, or pairs (from which second on, prompt), the first from 0 on. A window follows
-            the prompt that holds where its new part begins.
+        prompt: one for the whole clip, or pairs (from which second on, prompt), the first from 0 on. Each holds for
+            the latent frames whose middle lies in its time; a window ends where a prompt does.
         overlap_latents: latent frames that a window shares with the one before it; half a window by default.
         sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale`` and ``solver``, as in a call of
             the pipeline.
@@ -104,17 +105,19 @@ def stream(
     spec = own.spec(duration_s=duration_s, height=height, width=width, frame_rate=frame_rate)
     if times[-1] >= spec.duration_s:
         raise InputError(f"the prompt from {times[-1]:g} s on lies beyond the clip's {spec.duration_s:g} s")
-    size = own.spec().latent_frames
+    starts_s = spec.video_latent_times_s()
+    cuts = [sum(start_s < time for start_s in starts_s) for time in times[1:]]
+    for (time, text), (cut, following) in zip(story, itertools.pairwise([0, *cuts, spec.latent_frames]), strict=True):
+        if cut >= following:
+            raise InputError(f"the prompt from {time:g} s on, {text!r}, holds for less than a latent frame")
+    size = max(3, own.spec(frame_rate=frame_rate).latent_frames)  # the first, one that is shared, and a new one
     overlap = size // 2 if overlap_latents is None else overlap_latents
-    windows = plan_windows(spec.latent_frames, size, overlap)
+    windows = plan_windows(spec.latent_frames, size, overlap, cuts)
     settings = pipeline.sampling(**sampling)
     texts = [pipeline.encode_text([text]) for _, text in story]
     negative = pipeline.encode_text([negative_prompt]) if settings.is_guided else None
-    starts_s = spec.video_latent_times_s()
-    chosen = [max(n for n, time in enumerate(times) if time <= starts_s[w.start + w.known]) for w in windows]
-    latents = _denoise_windows(
-        pipeline, spec, windows, [texts[n] for n in chosen], negative, settings, generator, with_audio
-    )
+    chosen = [texts[sum(cut <= window.start + window.known for cut in cuts)] for window in windows]
+    latents = _denoise_windows(pipeline, spec, windows, chosen, negative, settings, generator, with_audio)
     return _decode(pipeline, spec, latents, with_audio)
 
 
@@ -136,18 +139,19 @@ def _denoise_windows(
     heard = 0  # audio latents made so far
     for window, text in zip(windows, texts, strict=True):
         first, end = spec.audio_span(window.start, window.stop)
-        known = (window.known, heard - first) if window.start else (0, 0)
+        first = min(first, heard)  # no gap, even where a window hardly overlaps the one before
+        known = (window.known, heard - first)
         new = (window.stop - window.start - known[0], end - first - known[1])
         video_noise = torch.randn(sizes[0], new[0], *sizes[1:], generator=generator).to(pipeline.device)
         audio_noise = torch.randn(audio.shape[1], new[1], generator=generator).to(pipeline.device)
-        clean: Latents = (video[:, :, video.shape[2] - known[0] :], audio[:, :, audio.shape[2] - known[1] :])
+        clean_video, clean_audio = video[:, :, video.shape[2] - known[0] :], audio[:, :, audio.shape[2] - known[1] :]
         noise = (
-            torch.cat((clean[0], video_noise[None]), dim=2),
-            torch.cat((clean[1], audio_noise[None]), dim=2) if with_audio and clean[1] is not None else None,
+            torch.cat((clean_video, video_noise[None]), dim=2),
+            torch.cat((clean_audio, audio_noise[None]), dim=2) if with_audio else None,
         )
         # A window's clock starts where the clip's would, one frame before its first latent frame of several.
         origin_s = video_times_s[window.start] - video_times_s[1] if window.start else 0.0
-        kept = end if window is windows[-1] else max(first + known[1], end - ENDING_LATENTS)
+        kept = end if window is windows[-1] else max(heard, end - ENDING_LATENTS)
         made_video, made_audio = pipeline.denoise(
             noise,
             text,
@@ -184,7 +188,8 @@ def _decode(
     videos = vae.decode_stream(vae.denormalise(video.to(vae.dtype)) for video, _ in for_video)
     sounds: Iterator[Tensor] = iter(())
     if with_audio:
-        codec_latents = (codec.denormalise(audio.to(codec.dtype)) for _, audio in for_audio if audio is not None)
+        made = (audio for _, audio in for_audio if audio is not None and audio.shape[2])
+        codec_latents = (codec.denormalise(audio.to(codec.dtype)) for audio in made)
         sounds = codec.decode_stream(codec_latents, spec.num_samples)
     else:
         del for_audio  # it would keep all that the other has passed on

@@ -73,7 +73,7 @@ def cache_latents(
     rank: int = 0,
     world_size: int = 1,
 ) -> None:
-    """Encode ``num_clips`` samples of ``dataset`` into shards under ``folder``; shards already there are kept.
+    """Encode ``num_clips`` samples of ``dataset`` into shards under ``folder``; whole shards already there are kept.
 
     Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks. What
     ``encode`` gets are the dataset's batches, with their ``keys``, loaded by ``workers`` processes. Of several
@@ -85,7 +85,7 @@ def cache_latents(
         for name, start in zip(_shard_names(num_clips), range(0, num_clips, CLIPS_PER_SHARD), strict=True)
     ][rank::world_size]
     total = sum(len(clips) for _, clips in shards)
-    missing = [(path, clips) for path, clips in shards if not path.exists()]
+    missing = [(path, clips) for path, clips in shards if _clips_in_shard(path) != len(clips)]
     keys = [
         [(n % len(dataset), n) for n in clips[start : start + batch_size]]
         for _, clips in missing
@@ -109,6 +109,21 @@ class _Keyed(Dataset):
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
         return {**self.dataset[keys], "keys": keys}
+
+
+def clips_in_cache(folder: Path) -> int:
+    """How many clips a complete cache holds; 0 where there is none or it is not complete."""
+    index = folder / "index.json"
+    return json.loads(index.read_text())["clips"] if index.exists() else 0
+
+
+def _clips_in_shard(path: Path) -> int:
+    """0 where there is none, or a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return len(json.loads(shard.metadata()["captions"]))
+    except (FileNotFoundError, SafetensorError):
+        return 0
 
 
 def complete_cache(num_clips: int, folder: Path) -> None:
