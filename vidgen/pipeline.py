@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
 from .conditioning import Conditioning, Text, encode_given, guided_velocity
+from .data.source import to_uint8
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
@@ -329,9 +330,7 @@ class VidGenPipeline(DiffusionPipeline):
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):
             video = video.float().clamp(-1, 1)
-            if as_bytes:
-                video = ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu()
-            parts.append(video)
+            parts.append(to_uint8(video).cpu() if as_bytes else video)
         if as_bytes:
             return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
         return torch.cat(parts, dim=2)[:, :, : spec.num_frames]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .clip import ClipSpec
 from .conditioning import Conditioning, Text, given_frames
+from .data.source import to_uint8
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -197,8 +198,7 @@ def _decode(
     waveform = np.zeros(0, np.float32)
     shown = 0
     for video in videos:
-        values = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        frames = np.concatenate((frames, values.permute(1, 2, 3, 0).cpu().numpy()))[: spec.num_frames - shown]
+        frames = np.concatenate((frames, to_uint8(video[0].float()).cpu().numpy()))[: spec.num_frames - shown]
         is_last = shown + len(frames) == spec.num_frames
         # The end of the sound comes in a part of its own, without waiting for more latents.
         for part in sounds if is_last else itertools.islice(sounds, 1):
