@@ -176,9 +176,14 @@ def test_what_two_models_share_travels_once(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_second_leg_goes_on_where_the_first_ended_and_a_third_from_what_was_taken_home(scenes, bare, tmp_path):
     def leg(work, **more):
-        given = {"OUT": str(tmp_path / "out"), "SPEND": "1 1 1 1 1", "SETTINGS": "log_every=1", **more}
+        given = {
+            "OUT": str(tmp_path / "out"),
+            "SPEND": "1 1 1 1 1",
+            "SETTINGS": "log_every=1",
+            "PYTHON": sys.executable,
+        }
         command = ["runs/gpu.sh", str(scenes), "toy", str(tmp_path / work)]
-        done = subprocess.run(command, cwd=ROOT, env=bare | given, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=bare | given | more, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
