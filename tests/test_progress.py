@@ -32,7 +32,8 @@ def steps_made(allowance, clock, seconds_a_step, start=0, most=10**6):
 @pytest.mark.parametrize("seconds_a_step", [0.02, 1.0])
 def test_a_stage_ends_when_its_time_is_spent_whatever_the_speed(tmp_path, clock, seconds_a_step):
     steps = steps_made(Allowance(60, tmp_path, 0.3), clock, seconds_a_step)
-    assert steps * seconds_a_step == pytest.approx(60, abs=3 * seconds_a_step)
+    # The first step, which does not count, lengthens the plateau, and the fall of the learning rate with it.
+    assert steps * seconds_a_step == pytest.approx(60 + seconds_a_step / 0.7, abs=2 * seconds_a_step)
 
 
 def test_what_earlier_runs_spent_counts_and_a_settled_number_of_steps_stays(tmp_path, clock):
