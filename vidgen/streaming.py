@@ -49,7 +49,7 @@ class Window:
 
 
 def plan_windows(total: int, size: int, overlap: int, cuts: Sequence[int] = ()) -> list[Window]:
-    """Windows that cover ``total`` latent frames. Each later one knows ``overlap`` or more, or all that are made so far.
+    """Windows that cover ``total`` latent frames. Each later one knows ``overlap`` or more, or all there are so far.
 
     The first has ``size`` latent frames. A later one has ``size`` - 1: it stands where those after the first stand in a
     clip, since the first latent frame of a clip is of another kind (it stands for one picture). A new part begins at
