@@ -12,7 +12,9 @@ def trained(steps, resume_from=None, save_to=None, save_at=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    step = checkpoint.load_latest(resume_from, {"model": model}, {"adamw": optimizer}) if resume_from else 0
+    step = 0
+    if resume_from:
+        step, _ = checkpoint.load_latest(resume_from, {"model": model}, {"adamw": optimizer})
     while step < steps:
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from vidgen import progress
 from vidgen.config import TrainConfig
 from vidgen.errors import InputError
+from vidgen.parallel import Meeting
 from vidgen.progress import Allowance, Unread
 
 
@@ -23,7 +24,7 @@ def clock(monkeypatch):
 
 def steps_made(allowance, clock, seconds_a_step, start=0, most=10**6):
     settings, step = TrainConfig(cooldown=0.3), start
-    while step < most and step < allowance.apply(settings, step, Accelerator(cpu=True)).steps:
+    while step < most and step < allowance.apply(settings, step, Meeting(Accelerator(cpu=True))).steps:
         clock[0] += seconds_a_step
         step += 1
     return step
@@ -60,16 +61,16 @@ def test_what_earlier_runs_spent_counts_and_a_settled_number_of_steps_stays(tmp_
 def test_the_first_step_of_a_run_compiles_and_does_not_count(tmp_path, clock):
     allowance = Allowance(60, tmp_path, 0.3)
     for step, seconds in enumerate((500.0, 1.0, 1.0)):
-        allowance.apply(TrainConfig(), step, Accelerator(cpu=True))
+        allowance.apply(TrainConfig(), step, Meeting(Accelerator(cpu=True)))
         clock[0] += seconds
-    allowance.apply(TrainConfig(), 3, Accelerator(cpu=True))
+    allowance.apply(TrainConfig(), 3, Meeting(Accelerator(cpu=True)))
     assert allowance.spent_s == 2.0
 
 
 def test_without_an_allowance_the_settings_rule(tmp_path, clock):
     allowance = Allowance(None, tmp_path, 1.0)
     settings = TrainConfig(steps=7)
-    assert allowance.apply(settings, 3, Accelerator(cpu=True)) is settings
+    assert allowance.apply(settings, 3, Meeting(Accelerator(cpu=True))) is settings
     allowance.note(3)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="plateau"):
