@@ -79,6 +79,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--validation", type=Path, help="clips as in --data, never trained on; decide the best checkpoint"
     )
+    parser.add_argument(
+        "--score-every", type=int, metavar="STEPS", help="FVD, sound distance, sync against --validation"
+    )
     parser.add_argument("--log-with", nargs="+", choices=TRACKERS, help="show the run there (default: tensorboard)")
     parser.add_argument(
         "--peak-tflops", type=float, help="of one device, for the MFU (default: as measured at the start)"
@@ -146,6 +149,8 @@ def train(
     frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     average = copy.deepcopy(model, dict(frozen)).requires_grad_(False).eval()
     sharded = parallel.is_sharded(settings, accelerator)
+    if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
+        raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
     bones = parallel.skeleton(average) if sharded else None
     if sharded:
         if not hasattr(model, "_no_split_modules") or stage.discriminator is not None:
@@ -212,15 +217,20 @@ def train(
         if due:
             notes = {"clips_seen": clips_seen}
             if stage.validation is not None and not stop:
+                seconds = time.perf_counter()
                 values = validate(stage, average, settings, accelerator)
                 notes["validation"] = values["loss"]
-                log.validation(step, values)
+                log.aside("validation", step, values, time.perf_counter() - seconds)
             if leads or sharded:
                 checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints, notes)
             if leads:
                 allowance.note(step)
         if (leads or sharded) and (step % settings.sample_every == 0 or step == settings.steps):
             stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
+        if leads and args.score_every and step % args.score_every == 0:
+            seconds = time.perf_counter()
+            values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")
+            log.aside("scores", step, values, time.perf_counter() - seconds)
         if stop:
             break
     signal.signal(signal.SIGTERM, handler_before)
@@ -291,7 +301,6 @@ def validate(
 
     Processes share the batches out; where these do not divide evenly, some see one again, which does not count.
     """
-    started = time.perf_counter()
     clips = SeededBatches(stage.validation, settings.seed)  # type: ignore[arg-type]
     keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
     groups = [keys[start : start + settings.batch_size] for start in range(0, len(keys), settings.batch_size)]
@@ -306,7 +315,15 @@ def validate(
             if value.ndim == 0:
                 totals[key] = totals.get(key, 0) + share * value.float()
     sums = accelerator.reduce(torch.stack(list(totals.values())), reduction="sum").tolist()
-    return {**by_level(dict(zip(totals, sums, strict=True))), "seconds": time.perf_counter() - started}
+    return by_level(dict(zip(totals, sums, strict=True)))
+
+
+def score(stage: Stage, average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
+    """FVD, its like for sound, and sync of clips made from the captions of those that are never trained on."""
+    from eval import in_training
+
+    prompts = [wordings[0] for wordings in stage.validation.captions if wordings and wordings[0].strip()]  # type: ignore[union-attr]
+    return in_training.score(stage.pipeline(average), prompts, real, folder)  # type: ignore[misc]
 
 
 def work(stage: Stage, args: argparse.Namespace, accelerator: Accelerator) -> Work:

@@ -24,7 +24,7 @@ from vidgen.parallel import Meeting
 from vidgen.tabletop.physics import main as simulate_scenes
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports once, and forks each process from that
-PROCESSES.set_forkserver_preload(["train", "vidgen.pipeline", "vidgen.tabletop.source", "vidgen.lora"])
+PROCESSES.set_forkserver_preload(["train", "vidgen.pipeline", "vidgen.tabletop.source", "torch.utils.tensorboard"])
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,10 @@ def given(tmp_path_factory):
         patch.setattr(sys, "argv", ["physics", *scenes])
         simulate_scenes()
     make_pipeline().save_pretrained(folder / "model", dtype=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)  # takes longer than all the rest
+        patch.setattr(sys, "argv", ["train.py", *map(str, command(folder, folder / "first", 2, "steps=1"))])
+        train.main()
     return folder
 
 

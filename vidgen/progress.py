@@ -175,10 +175,9 @@ class Log:
         self.sums: dict[str, float] = {}
         self.count, self.since = 0, time.perf_counter()
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if active else True)
-        self.path, self.validation_path = output / "log.csv", output / "validation.csv"
-        if active:
-            self._forget_after(self.path, step)
-            self._forget_after(self.validation_path, step)
+        self.output, self.path = output, output / "log.csv"
+        for name in ("log", "validation", "scores") if active else ():
+            self._forget_after(output / f"{name}.csv", step)
 
     def step(self, step: int, values: dict[str, float], steps: int | None) -> None:
         """One step's losses, its ``clips`` and ``wait_s``; ``steps`` are all there will be, where that is known."""
@@ -202,11 +201,11 @@ class Log:
         self._write(self.path, step, row)
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
 
-    def validation(self, step: int, values: dict[str, float]) -> None:
-        """The averaged weights' losses on clips that are not trained on."""
-        self.since += values.pop("seconds", 0.0)  # is not training
+    def aside(self, name: str, step: int, values: dict[str, float], seconds: float = 0.0) -> None:
+        """What is measured now and then, in a file of its own; ``seconds`` that it took are not training."""
+        self.since += seconds
         if self.active:
-            self._write(self.validation_path, step, {f"validation_{key}": value for key, value in values.items()})
+            self._write(self.output / f"{name}.csv", step, {f"{name}_{key}": value for key, value in values.items()})
 
     def _write(self, path: Path, step: int, row: dict[str, float]) -> None:
         """A row; columns that an earlier version of the file lacks are left out."""
