@@ -154,6 +154,28 @@ def test_what_two_shared_out_four_go_on_with_and_one_after_them(given, tmp_path)
     assert len(list((tmp_path / "some" / "samples").glob("*.png"))) == 3
 
 
+def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)
+    settings = ("steps=6", "checkpoint_every=2", "keep_checkpoints=1", "validation_clips=4", "sample_every=100")
+    arguments = [
+        *command(given, tmp_path, 4, *settings, "learning_rate=0.03", "divergence_factor=1e9"),
+        "--validation",
+        given / "scenes.npz",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    train.main()
+    with (tmp_path / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    validation = {int(row["step"]): float(row["validation_loss"]) for row in rows}
+    assert list(validation) == [2, 4, 6]
+    best = min(validation, key=validation.get)
+    assert {int(path.name[-7:]) for path in (tmp_path / "checkpoints").iterdir()} == {best, 6}
+    assert {"validation_video", "validation_audio", "validation_video_noise_1_of_4"} <= set(rows[0])
+    with (tmp_path / "log.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert {"gradient_norm", "tokens_per_s", "mfu", "memory_gib", "wait_s", "audio_noise_4_of_4"} <= set(row)
+
+
 def test_an_optimizer_that_needs_whole_matrices_cannot_be_shared_out():
     accelerator = SimpleNamespace(num_processes=2, distributed_type="MULTI_CPU")
     with pytest.raises(InputError, match="optimizer=adamw"):
