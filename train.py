@@ -140,23 +140,27 @@ def train(
 ) -> None:
     """Train until the settings' number of steps, or ``--stop-after``; then the model, or a checkpoint to go on from."""
     output, leads = args.output, accelerator.is_main_process
-    model = stage.model.to(accelerator.device).train()
+    model = stage.model.train()
     if settings.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise InputError("gradient_checkpointing is for the stages dit and distill")
         model.enable_gradient_checkpointing()  # type: ignore[operator]
-    # What is frozen is the same in the average, and is not copied.
-    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    average = copy.deepcopy(model, dict(frozen)).requires_grad_(False).eval()
     sharded = parallel.is_sharded(settings, accelerator)
     if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
         raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
-    bones = parallel.skeleton(average) if sharded else None
-    if sharded:
-        if not hasattr(model, "_no_split_modules") or stage.discriminator is not None:
-            raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
+    if sharded and not getattr(model, "_no_split_modules", None):
+        raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
+    bones = parallel.skeleton(model) if sharded else None
+    average: nn.Module
+    if bones is not None:
         parallel.shard(model, accelerator)
-        parallel.shard(average, accelerator)
+        average = parallel.sharded_copy(model, bones, accelerator)
+    else:
+        model.to(accelerator.device)
+        # What is frozen is the same in the average, and is not copied.
+        frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+        average = copy.deepcopy(model, dict(frozen))
+    average.requires_grad_(False).eval()
     modules = {"model": model, "average": average}
     optimizers = make_optimizers(model, settings)
     if stage.discriminator is not None:

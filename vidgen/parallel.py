@@ -32,7 +32,10 @@ def is_sharded(settings: TrainConfig, accelerator: Accelerator) -> bool:
 
 
 def shard(network: Any, accelerator: Accelerator) -> None:
-    """Share out a diffusers network in place, block by block; its parameters are new objects afterwards."""
+    """Share out a diffusers network in place; its parameters are new objects afterwards.
+
+    It moves to the device block by block, each cut up before the next: it need not fit there as a whole.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -44,6 +47,18 @@ def shard(network: Any, accelerator: Accelerator) -> None:
         if type(module).__name__ in network._no_split_modules:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def sharded_copy(network: nn.Module, bones: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A copy of a network that is shared out, without ever being whole."""
+    made = copy.deepcopy(bones)
+    shard(made, accelerator)
+    made.to_empty(device=accelerator.device)
+    with torch.no_grad():
+        for side in ("parameters", "buffers"):
+            for empty, tensor in zip(getattr(made, side)(), getattr(network, side)(), strict=True):
+                own_part(empty).copy_(own_part(tensor))
+    return made
 
 
 def skeleton(network: nn.Module) -> nn.Module:
