@@ -21,6 +21,7 @@ import itertools
 import json
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,7 +231,9 @@ def train(
             if leads:
                 allowance.note(step)
         if (leads or sharded) and (step % settings.sample_every == 0 or step == settings.steps):
-            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
+            with tempfile.TemporaryDirectory() as unseen:  # all work on it, one shows it
+                folder = output / "samples" if leads else Path(unseen)
+                stage.sheet(average, folder / f"step-{step:07d}.png")
         if leads and args.score_every and step % args.score_every == 0:
             seconds = time.perf_counter()
             values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")

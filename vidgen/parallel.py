@@ -7,6 +7,7 @@ runs over gloo on CPUs, where accelerate would quietly copy the whole network to
 
 import contextlib
 import copy
+import os
 import time
 from typing import Any
 
@@ -25,7 +26,9 @@ def is_sharded(settings: TrainConfig, accelerator: Accelerator) -> bool:
     Raises:
         InputError: an optimizer that needs whole matrices.
     """
-    wanted = settings.shard or accelerator.distributed_type == DistributedType.FSDP
+    # On CPUs accelerate forgets that it was asked for FSDP.
+    asked = accelerator.distributed_type == DistributedType.FSDP or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    wanted = settings.shard or asked
     if wanted and settings.optimizer != "adamw":
         raise InputError(f"a sharded network needs optimizer=adamw: {settings.optimizer} works on whole matrices")
     return wanted and accelerator.num_processes > 1
