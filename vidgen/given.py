@@ -65,7 +65,7 @@ class Given:
             if not 0 <= start_s < end_s <= spec.duration_s + ROUNDING:
                 raise InputError(f"the span {start_s:g}-{end_s:g} s does not lie in the clip's {spec.duration_s:.3g} s")
         self._check_editing(spec)
-        settled = self.video_mask(spec).any(axis=(1, 2))
+        settled: np.ndarray = np.any(self.video_mask(spec), axis=(1, 2))
         for frame in sorted(self.keyframes):
             if not 0 <= frame < spec.num_frames:
                 raise InputError(f"keyframe {frame} lies outside the clip: its frames are 0 to {spec.num_frames - 1}")
