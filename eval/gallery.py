@@ -41,7 +41,7 @@ def main() -> None:
     lines = [
         f"# {args.count} samples of {version}, not picked",
         "",
-        f"By `python -m eval.gallery`: the first {args.count} prompts of `eval/prompts_tabletop.json`, with the seeds 0",
+        f"By `python -m eval.gallery`: the first {args.count} prompts of `eval/prompts_tabletop.json`, with seeds 0",
         f"to {args.count - 1}. Frames over waveform and spectrogram, on one time axis.",
         "",
     ]
