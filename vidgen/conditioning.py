@@ -102,11 +102,16 @@ def given_frames(latents: Tensor, indices: Sequence[int], num_latents: int) -> t
 
 
 @torch.no_grad()
-def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "AudioCodec") -> Conditioning:
+def encode_given(
+    given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "AudioCodec", token: int = 1
+) -> Conditioning:
     """The latents, for a batch of 1 that broadcasts to any, that a user's material gives of the clip ``spec``.
 
     A video is encoded from its own beginning, so that each latent frame knows the frames before it, as in training.
     A keyframe is encoded as a picture that is held.
+
+    Args:
+        token: latents along each side of a token of the transformer, which has one noise level.
 
     Raises:
         InputError: material that does not fit the clip.
@@ -128,6 +133,10 @@ def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "
         parts.append(_encode_frames(held, vae)[:, :, min(place, 1)].unsqueeze(2))
         places.append(place)
     video, video_given = given_frames(torch.cat(parts, dim=2), places, spec.latent_frames) if parts else (None, None)
+
+    if video_given is not None and given.remade is not None:
+        remade = torch.from_numpy(given.remade_mask(spec, token)).to(video_given.device)
+        video_given = video_given & ~remade[None]
 
     audio = audio_given = None
     audio_places = np.flatnonzero(given.audio_mask(spec)).tolist()

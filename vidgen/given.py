@@ -35,6 +35,8 @@ class Given:
         waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
         start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
         replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
+        remade: (1 or T, H, W) bool, places of ``video`` that are made anew, one for all frames or one for each; in
+            whole tokens: wherever a token or its latent frame holds one such pixel.
     """
 
     keyframes: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class Given:
     start_frame: int = 0
     replaced_video: tuple[Span, ...] = ()
     replaced_audio: tuple[Span, ...] = ()
+    remade: np.ndarray | None = None
 
     def check(self, spec: ClipSpec) -> None:
         """Raise InputError where the material does not fit the clip ``spec`` or contradicts itself."""
@@ -53,6 +56,11 @@ class Given:
                                  f"{picture.shape} {picture.dtype}")  # fmt: skip
         if self.waveform is not None and (self.waveform.ndim != 1 or not self.waveform.size):
             raise InputError(f"given sound must be (N,), not {self.waveform.shape}")
+        if self.remade is not None:
+            fits = self.video is not None and len(self.remade) in (1, len(self.video))
+            if not fits or self.remade.dtype != bool or self.remade.shape[1:] != (spec.height, spec.width):
+                raise InputError(f"a mask of what is made anew must be ({spec.height}, {spec.width}) bool, one or as "
+                                 f"many as frames of the video, not {self.remade.shape} {self.remade.dtype}")  # fmt: skip
         if not 0 <= self.start_frame < spec.num_frames:
             raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
         for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
@@ -81,6 +89,19 @@ class Given:
         for start_s, end_s in self.replaced_video:
             known[floor(start_s * rate + ROUNDING) : ceil(end_s * rate - ROUNDING)] = False
         return np.concatenate([known[:1], known[1:].reshape(-1, spec.compression.frames).all(axis=1)])
+
+    def remade_mask(self, spec: ClipSpec, token: int) -> np.ndarray:
+        """(spec.latent_frames, h, w) bool: the latents of ``video`` that are made anew; alike in ``token``² of them."""
+        assert self.remade is not None and self.video is not None
+        size = token * spec.compression.pixels
+        masks = np.broadcast_to(self.remade, (len(self.video), *self.remade.shape[1:]))
+        tokens = masks.reshape(len(masks), spec.height // size, size, spec.width // size, size).any(axis=(2, 4))
+        frames = np.zeros((spec.padded_frames, *tokens.shape[1:]), bool)
+        count = min(len(tokens), spec.num_frames - self.start_frame)
+        frames[self.start_frame : self.start_frame + count] = tokens[:count]
+        groups = frames[1:].reshape(-1, spec.compression.frames, *tokens.shape[1:]).any(axis=1)
+        remade = np.concatenate([frames[:1], groups]) & self.video_mask(spec)[:, None, None]
+        return remade.repeat(token, axis=1).repeat(token, axis=2)
 
     def audio_mask(self, spec: ClipSpec) -> np.ndarray:
         """(spec.audio_latents,) bool: the audio latents of which every sample is given."""
