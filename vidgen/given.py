@@ -59,8 +59,8 @@ class Given:
         if self.remade is not None:
             fits = self.video is not None and len(self.remade) in (1, len(self.video))
             if not fits or self.remade.dtype != bool or self.remade.shape[1:] != (spec.height, spec.width):
-                raise InputError(f"a mask of what is made anew must be ({spec.height}, {spec.width}) bool, one or as "
-                                 f"many as frames of the video, not {self.remade.shape} {self.remade.dtype}")  # fmt: skip
+                raise InputError(f"a mask of a given video must be ({spec.height}, {spec.width}) bool, one or one a "
+                                 f"frame, not {self.remade.shape} {self.remade.dtype}")  # fmt: skip
         if not 0 <= self.start_frame < spec.num_frames:
             raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
         for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
@@ -92,7 +92,8 @@ class Given:
 
     def remade_mask(self, spec: ClipSpec, token: int) -> np.ndarray:
         """(spec.latent_frames, h, w) bool: the latents of ``video`` that are made anew; alike in ``token``² of them."""
-        assert self.remade is not None and self.video is not None
+        assert self.remade is not None
+        assert self.video is not None
         size = token * spec.compression.pixels
         masks = np.broadcast_to(self.remade, (len(self.video), *self.remade.shape[1:]))
         tokens = masks.reshape(len(masks), spec.height // size, size, spec.width // size, size).any(axis=(2, 4))

@@ -1,5 +1,4 @@
-"""The user's material, from files or from memory, as a ``Given``: at the size and rates of the clip, with a word on what
-was changed."""
+"""The user's material, from files or memory, as a ``Given``: at the clip's size and rates, and what was changed."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -61,9 +60,7 @@ def read_given(
             given = Given(video=frames)
         else:
             if only is not None and waveform is None and with_audio:
-                raise InputError(
-                    f"{_name(video)}: has no sound that could be kept: make it anew too, or no sound at all"
-                )
+                raise InputError(f"{_name(video)}: has no sound that could be kept: make it anew too, or none")
             given = Given(video=frames, waveform=waveform, replaced_video=spans if only != "audio" else (),
                           replaced_audio=spans if only != "video" else (),
                           remade=None if remade is None else _conformed_mask(remade, video, spec))  # fmt: skip
@@ -112,8 +109,8 @@ def _extended(
                          f"{longest.duration_s:.3g} s, what is extended included")  # fmt: skip
     frames, waveform, changes = _read_video(source, spec, room, from_its_end=extend_s > 0)
     if len(frames) < group:
-        raise InputError(f"{_name(source)}: its {len(frames)} frames at {float(spec.frame_rate):g} fps are too short to extend: "
-                         f"give at least {group}")  # fmt: skip
+        raise InputError(f"{_name(source)}: its {len(frames)} frames at {float(spec.frame_rate):g} fps are too short "
+                         f"to extend: give at least {group}")  # fmt: skip
     changes.append(f"{more} frames added")
     if extend_s > 0 and (len(frames) - 1) % group:
         changes.append(f"its last {(len(frames) - 1) % group} made anew")
