@@ -206,10 +206,10 @@ class VidGenPipeline(DiffusionPipeline):
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
-            conditioning = encode_given(given, made, self.vae, self.codec)
+            conditioning = self.encode_given(given, made)
             stages.end("encode")
 
-        video_noise, audio_noise = self._noise(made, len(prompts), generator)
+        video_noise, audio_noise = self.noise(made, len(prompts), generator)
         if loop:
 
             def make_first() -> Tensor:
@@ -237,10 +237,10 @@ class VidGenPipeline(DiffusionPipeline):
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self._decode_video(video, spec, as_bytes=output_type == "np")
+            frames = self.decode_video(video, spec, as_bytes=output_type == "np")
             stages.end("decode_video")
             if audio is not None:
-                waveform = self._decode_audio(audio, spec, given, as_array=output_type == "np")
+                waveform = self.decode_audio(audio, spec, given, as_array=output_type == "np")
                 stages.end("decode_audio")
         return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
 
@@ -328,7 +328,11 @@ class VidGenPipeline(DiffusionPipeline):
         features, mask = self.text_encoder.encode(prompts)
         return features.to(self.device, self.dtype), mask.to(self.device)
 
-    def _noise(
+    def encode_given(self, given: Given, spec: ClipSpec) -> Conditioning:
+        """Clean latents and masks of what is given; see ``conditioning.encode_given``."""
+        return encode_given(given, spec, self.vae, self.codec)
+
+    def noise(
         self, spec: ClipSpec, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
     ) -> tuple[Tensor, Tensor]:
         """Drawn on the CPU, clip by clip: the same on every device, and in every batch given a generator each."""
@@ -346,7 +350,8 @@ class VidGenPipeline(DiffusionPipeline):
             audios.append(torch.randn(audio_shape, generator=source))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
-    def _decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+        """Frames of ``denoise``'s latents: (B, T, H, W, 3) uint8 array, or a (B, 3, T, H, W) tensor in [-1, 1]."""
         latents = self.vae.denormalise(latents.to(self.vae.dtype))
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):
@@ -356,7 +361,8 @@ class VidGenPipeline(DiffusionPipeline):
             return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
         return torch.cat(parts, dim=2)[:, :, : spec.num_frames]
 
-    def _decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+    def decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+        """Sound (B, N) float32 of ``denoise``'s latents, an array or a tensor; given sound is put back into it."""
         waveform = self.codec.from_latents(latents.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
         if given is not None:
             waveform = torch.from_numpy(given.put_back(waveform.cpu().numpy(), spec)).to(waveform.device)
