@@ -117,7 +117,8 @@ class Given:
         if not self.replaced_video:
             kept[:] = False
         step = spec.compression.pixels
-        cells: np.ndarray = self.mask.reshape(-1, spec.latent_height, step, spec.latent_width, step).any(axis=(2, 4))
+        blocks = self.mask.reshape(-1, spec.latent_height, step, spec.latent_width, step)
+        cells: np.ndarray = np.any(blocks, axis=(2, 4))
         unmarked = np.ones((spec.padded_frames, *cells.shape[1:]), bool)
         unmarked[covered] = ~cells if len(cells) == 1 else ~_repeated(cells, int(covered.sum()))
         return _latent_frames(kept, spec) | _latent_frames(unmarked & covered[:, None, None], spec)
