@@ -66,6 +66,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="training time of the whole stage, in all runs together, instead of a number of steps",
     )
+    parser.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
+    parser.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
+    parser.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
     parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
@@ -74,7 +77,11 @@ def parse_arguments() -> argparse.Namespace:
         "--text", default=str(SHIPPED_MODEL / "text_encoder"), help="dit: text encoder, a folder or a hub id"
     )
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for key in ("lora_rank", "lora_alpha"):
+        if getattr(args, key) is not None:
+            args.set.append(f"{key}={getattr(args, key)}")
+    return args
 
 
 def main() -> None:

@@ -88,3 +88,21 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = latents.float().movedim(1, 0).flatten(1)
     return values.mean(1), values.std(1).clamp_min(1e-4)
+
+
+@torch.no_grad()
+def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
+    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
+
+    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
+    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
+    denoising decides coarse things first, as it does in pixels.
+    """
+    decoded = vae.decode(latents)
+    effect = torch.empty_like(std)
+    for channel in range(len(std)):
+        moved = latents.clone()
+        moved[:, channel] += std[channel]
+        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
+    scale = effect**power
+    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)

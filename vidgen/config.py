@@ -117,6 +117,10 @@ class DiTConfig(TrainConfig):
     """
     cached_clips: int = 0
     """How many clips to encode into the latent cache; 0 takes every clip of the data once."""
+    lora_rank: int = 0
+    """Train an adapter of this rank instead of the network (``vidgen.lora``); 0 trains the network."""
+    lora_alpha: float = 0.0
+    """The adapter works at alpha / rank; 0 takes the rank."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from .generation import GenerationConfig
 from .given import Given
 from .loading import cast, load_network
 from .loop import close_loop, looped_spec
+from .lora import LoraPipeline
 from .solvers import State, euler, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
@@ -65,7 +66,7 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
-class VidGenPipeline(DiffusionPipeline):
+class VidGenPipeline(LoraPipeline, DiffusionPipeline):
     """Text to video with sound.
 
     Args:
@@ -380,7 +381,12 @@ class VidGenPipeline(DiffusionPipeline):
         Args:
             dtype: what weights are stored as; None keeps that of each component.
             max_shard_size: of a weights file.
+
+        Raises:
+            InputError: the transformer has adapters, which are files of their own.
         """
+        if getattr(self.transformer, "peft_config", None):
+            raise InputError("a model is saved without its LoRAs: fuse_lora() or unload_lora_weights() first")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.register_modules(**self.components)

@@ -5,6 +5,7 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
-from .caching import at_hand, channel_statistics, latent_clips, latent_deviations
+from .caching import at_hand, channel_statistics, latent_clips, latent_deviations, latent_scales
 from .clip import ClipSpec, Compression
 from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
+from .generation import GenerationConfig
+from .sheets import contact_sheet, prompt_sheet, save_sheet
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -74,8 +77,6 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
         for clip in dataset[held_back_keys(dataset, 3)]["video"]:
             reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
@@ -125,8 +126,6 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
             decoded = average(waveform[None].to(accelerator.device))[0][0]
@@ -150,11 +149,19 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     from .audio_sync.codec import AudioCodec
     from .dit.model import JointDiT
     from .flow import FlowConfig, flow_loss
+    from .lora import FILE_NAME, add_lora, purpose, save_lora
     from .text import load_text_encoder
     from .vae3d.autoencoder import SpacetimeVAE
 
+    if args.model is not None:
+        args.vae, args.codec = args.vae or args.model / "vae", args.codec or args.model / "codec"
+        args.text, args.init = str(args.model / "text_encoder"), args.init or args.model / "transformer"
     if args.vae is None or args.codec is None:
         raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
+    if settings.lora_rank and args.init is None:
+        raise InputError(
+            "an adapter is trained over a model: give its folder as --model, or its transformer's as --init"
+        )
     device = accelerator.device
     vae = load_frozen(SpacetimeVAE, args.vae).to(device)
     codec = load_frozen(AudioCodec, args.codec).to(device)
@@ -166,21 +173,25 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         caption_dropout=settings.caption_dropout, latent_frames=settings.latent_frames,
     )  # fmt: skip
 
-    transformer = load_or_make(
-        JointDiT,
-        args.init,
-        latent_deviations(dataset) if settings.precondition else None,
-        video_channels=vae.config.latent_channels,
-        audio_channels=codec.config.latent_channels,
-        text_dim=text_encoder.dim,
-        width=settings.model_width,
-        depth=settings.depth,
-        heads=settings.heads,
-        patch=settings.patch,
-        text_layers=settings.text_layers,
-        local_width=settings.local_width,
-    )
-    if settings.latent_frames:
+    given = {
+        "video_channels": vae.config.latent_channels,
+        "audio_channels": codec.config.latent_channels,
+        "text_dim": text_encoder.dim,
+    }
+    if args.model is None:  # else its size is the model's
+        given |= {
+            "width": settings.model_width,
+            "depth": settings.depth,
+            "heads": settings.heads,
+            "patch": settings.patch,
+            "text_layers": settings.text_layers,
+            "local_width": settings.local_width,
+        }
+    measured = latent_deviations(dataset) if settings.precondition else None
+    transformer = load_or_make(JointDiT, args.init, measured, **given)
+    if settings.lora_rank:
+        add_lora(transformer, settings.lora_rank, settings.lora_alpha or None)
+    elif settings.latent_frames:
         for part in (transformer.audio_in, transformer.audio_head):
             part.requires_grad_(False)  # there is no sound to learn from
     flow = FlowConfig(
@@ -212,19 +223,30 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             config=flow,
         )
 
+    shifts = {"video_shift": settings.video_shift, "audio_shift": settings.audio_shift}
+    own = GenerationConfig(**shifts) if args.model is None else GenerationConfig.load(args.model)
+
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
 
-        shifts = (settings.video_shift, settings.audio_shift)
-        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
-
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
+        shape = {name: getattr(spec, name) for name in ("num_frames", "height", "width")}
+        generation = dataclasses.replace(own, **shape, frame_rate=str(spec.frame_rate), model_version=version)
+        return VidGenPipeline(vae, codec, average, text_encoder, generation)
 
     def finish(average: Any, folder: Path, steps: int) -> None:
-        pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
+        if settings.lora_rank:
+            base = own.model_version if args.model else str(args.init)
+            save_lora(average, folder / FILE_NAME, purpose(base, args.output.name, dataset.captions, steps))
+        else:
+            pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(transformer, at_hand(dataset, device), loss, sheet, finish)
+    return Stage(
+        transformer,
+        at_hand(dataset, device),
+        loss,
+        prompt_sheet(args.prompt or some_captions(dataset), pipeline),
+        finish,
+    )
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
@@ -282,22 +304,18 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
         )
         return VidGenPipeline(teacher.vae, teacher.codec, average, teacher.text_encoder, generation)
 
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
-
     def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
-    return Stage(student, at_hand(dataset, device), loss, sheet, finish)
+    return Stage(
+        student, at_hand(dataset, device), loss, prompt_sheet(args.prompt or some_captions(dataset), pipeline), finish
+    )
 
 
-def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
-    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
-    from .sheets import contact_sheet, save_sheet
-
-    made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
-    clips = zip(prompts, made.frames, made.audio, strict=True)
-    save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
+def some_captions(dataset: Any, count: int = 4) -> list[str]:
+    """Prompts for sheets, of data that may have no captions at all."""
+    captions = (wordings[0] for wordings in dataset.captions if wordings and wordings[0].strip())
+    return list(itertools.islice(captions, count)) or ["a clip"]
 
 
 def clip_spec(
@@ -359,24 +377,6 @@ def load_frozen(network: Any, folder: Path) -> Any:
 def psnr_db(frames: Tensor, reference: Tensor) -> float:
     error = (frames.float() - reference.to(frames.device).float()).square().mean()
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
-
-
-@torch.no_grad()
-def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
-    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
-
-    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
-    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
-    denoising decides coarse things first, as it does in pixels.
-    """
-    decoded = vae.decode(latents)
-    effect = torch.empty_like(std)
-    for channel in range(len(std)):
-        moved = latents.clone()
-        moved[:, channel] += std[channel]
-        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
-    scale = effect**power
-    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)
 
 
 def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
