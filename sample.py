@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen import __version__, cli
+from vidgen import __version__, cli, published, published_clips
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
@@ -149,6 +149,13 @@ def ensure_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
+    if published.is_published(args.model):
+        published_clips.check(args, jobs)
+        ensure_writable(jobs[0].path.parent)
+        published_clips.make(args, jobs)
+        return
+    if args.add_audio is not None:
+        raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
