@@ -255,7 +255,9 @@ class PublishedModel:
         return next((own for own in NAMES[name] if own in self.accepts), None)
 
 
-def open_model(model: str | Path, device: Any = "auto", dtype: str = "auto", for_picture: bool = False) -> PublishedModel:
+def open_model(
+    model: str | Path, device: Any = "auto", dtype: str = "auto", for_picture: bool = False
+) -> PublishedModel:
     """Load any text-to-video pipeline, vidgen's own among them: a folder, or a name on the Hugging Face hub.
 
     Args:
