@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen import __version__, cli, published, published_clips
+from vidgen import __version__, cli, published_clips
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.options import parse_args
+from vidgen.published_folders import is_published
 
 if TYPE_CHECKING:
     from vidgen.given import Given
@@ -149,7 +150,7 @@ def ensure_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
-    if published.is_published(args.model):
+    if is_published(args.model):
         published_clips.check(args, jobs)
         ensure_writable(jobs[0].path.parent)
         published_clips.make(args, jobs)

@@ -96,7 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
     there.add_argument("--add-audio", nargs="?", type=Path, const=SHIPPED_MODEL, metavar="MODEL",
-                       help="sound for a silent --model, by another one that hears its picture (the shipped one)")  # fmt: skip
+                       help="sound for a silent --model, by one that hears its picture (the shipped one)")  # fmt: skip
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--output", type=Path, default=Path("outputs"), help="an .mp4 file, or a folder (default: %(default)s)"
@@ -105,7 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--json", action="store_true", help="print one line of JSON for each clip")
     how = parser.add_argument_group("how")
     how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
-                     help="folder of a model, or ORG/NAME of any video pipeline of diffusers (default: the shipped one)")  # fmt: skip
+                     help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")

@@ -1,4 +1,4 @@
-"""Where the parts of a large pipeline go: as fast as the machine's memory allows, decided from sizes and said in words."""
+"""Where the parts of a large pipeline go: as fast as memory allows, decided from their sizes and said in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Published text-to-video models, with sound or without, behind one function: any video pipeline of diffusers.
 
 What a pipeline can be told is read from its signature, and its output from the fields that it has. What neither tells
-stands in the two tables below.
+stands in the table below.
 """
 
 import inspect
@@ -10,20 +10,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import InputError
-from .generation import FILE_NAME as GENERATION_CONFIG
+from .published_folders import default_dtype, first_line, is_vidgen, load_pipeline, local_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PLAIN_INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-HUB_FILES = ["*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja"]
 
 NATIVE_FRAME_RATES = {
     "allegro": 15, "animatediff": 8, "anyflow": 16, "chronoedit": 16, "cogvideo": 8, "cosmos": 16, "easyanimate": 8,
@@ -31,8 +28,7 @@ NATIVE_FRAME_RATES = {
     "motif_video": 24, "sana_video": 16, "skyreels_v2": 24, "wan": 16,
 }  # fmt: skip
 """Frames a second by diffusers subpackage, for pipelines that are not told a rate: their cards and examples say it."""
-FOR_PICTURES = {"LTXPipeline": "LTXImageToVideoPipeline", "LTX2Pipeline": "LTX2ImageToVideoPipeline"}
-"""Pipelines whose weights also serve one that takes a first picture."""
+FROM_PICTURES = re.compile(r"ImageToVideo|Image2Video|(?<!T)I2V")
 
 NAMES = {
     "height": ("height",), "width": ("width",), "num_frames": ("num_frames", "frames", "video_length"),
@@ -48,6 +44,8 @@ FLAGS = {
     "guidance_scale": "--guidance", "audio_guidance_scale": "--audio-guidance", "image": "--image",
     "last_image": "--last-image", "generator": "--seed",
 }  # fmt: skip
+GUIDERS = {"guidance_scale": "guider", "audio_guidance_scale": "audio_guider"}
+"""Where a pipeline keeps its guidance as a part."""
 SOUND_SWITCHES = ("sample_audio", "enable_sound")
 FRAME_FIELDS, SOUND_FIELDS, RATE_FIELDS = ("frames", "videos", "video"), ("audio", "sound"), ("sampling_rate",)
 SOUND_PARTS = ("vocoder", "sound_tokenizer", "audio_vae", "codec")
@@ -84,15 +82,6 @@ class Made:
     frame_rate: Fraction
     waveform: np.ndarray | None
     sample_rate_hz: int
-
-
-def is_published(model: str | Path) -> bool:
-    """Whether this is a diffusers pipeline of another kind than vidgen's: its folder, or a name on a hub."""
-    folder = Path(model)
-    if folder.is_dir():
-        names = {PLAIN_INDEX, MODULAR_INDEX}
-        return not (folder / GENERATION_CONFIG).exists() and any((folder / name).exists() for name in names)
-    return not folder.exists() and HUB_NAME.fullmatch(str(model)) is not None
 
 
 class PublishedModel:
@@ -138,7 +127,11 @@ class PublishedModel:
         except InputError:
             raise
         except ValueError as error:  # how diffusers refuses what it was given
-            raise InputError(f"{self.name}: {_first_line(error)}") from error
+            raise InputError(f"{self.name}: {first_line(error)}") from error
+        except (NameError, ImportError) as error:  # of the former kind where diffusers guards an import
+            if not error.name or find_spec(error.name.split(".")[0]):
+                raise
+            raise InputError(f"{self.name} needs a package that is not here: pip install {error.name}") from error
         except torch.OutOfMemoryError as error:
             raise InputError(f"{self.name}: memory ran out; ask for a smaller --size or --duration") from error
         frames = as_frames(_field(output, FRAME_FIELDS))
@@ -202,8 +195,8 @@ class PublishedModel:
                 continue
             if own is not None:
                 arguments[own] = value
-            elif name == "guidance_scale" and hasattr(getattr(self.pipeline, "guider", None), "guidance_scale"):
-                self.pipeline.guider.guidance_scale = value
+            elif hasattr(getattr(self.pipeline, GUIDERS.get(name, ""), None), "guidance_scale"):
+                getattr(self.pipeline, GUIDERS[name]).guidance_scale = value
             else:
                 raise InputError(f"{self.name} does not take {FLAGS[name]}: leave it out")
         if "negative_prompt" in arguments and self.accepts.get("true_cfg_scale") == 1.0:
@@ -215,6 +208,8 @@ class PublishedModel:
             arguments["with_audio"] = with_audio
         if "output_type" in self.accepts:
             arguments["output_type"] = "np"
+        if FROM_PICTURES.search(self.name) and asked.image is None:
+            raise InputError(f"{self.name} needs --image")
         for name, default in self.accepts.items():
             if default is inspect.Parameter.empty and name not in (*arguments, "prompt"):
                 flag = next((FLAGS[asked_for] for asked_for, names in NAMES.items() if name in names), None)
@@ -274,13 +269,13 @@ def open_model(
 
     device = choose_device(str(device))
     folder = local_folder(model)
-    if (folder / GENERATION_CONFIG).exists():
+    if is_vidgen(folder):
         from .pipeline import VidGenPipeline
 
         chosen = None if dtype == "auto" else getattr(torch, dtype)
         return PublishedModel(VidGenPipeline.from_pretrained(folder, torch_dtype=chosen, device=device), f"on {device}")
-    kind = getattr(torch, dtype) if dtype != "auto" else _default_dtype(folder, device)
-    pipeline = _load(folder, kind, for_picture)
+    kind = getattr(torch, dtype) if dtype != "auto" else default_dtype(folder, device)
+    pipeline = load_pipeline(folder, kind, for_picture)
     from .placement import place
 
     placement = place(pipeline, device)
@@ -289,40 +284,11 @@ def open_model(
     return PublishedModel(pipeline, f"{placement}, {str(kind).removeprefix('torch.')}")
 
 
-def local_folder(model: str | Path) -> Path:
-    """The folder of a model, downloaded first where ``model`` is a name on the hub.
-
-    Raises:
-        InputError: there is neither.
-    """
-    folder = Path(model)
-    if folder.exists() or not HUB_NAME.fullmatch(str(model)):
-        if not any((folder / name).exists() for name in (PLAIN_INDEX, MODULAR_INDEX)):
-            raise InputError(f"{folder}: no such model folder (neither {PLAIN_INDEX} nor {MODULAR_INDEX} is there)")
-        return folder
-    import huggingface_hub
-
-    name, found = str(model), None
-    try:
-        for index in (PLAIN_INDEX, MODULAR_INDEX):
-            if huggingface_hub.file_exists(name, index):
-                found = index
-                break
-        if found == PLAIN_INDEX:
-            from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-            return Path(DiffusionPipeline.download(name, use_safetensors=True))
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub's client raises its own, and those of whichever HTTP library it uses
-        raise InputError(f"{name}: there is no such folder, and no such model on the hub can be had: "
-                         f"{_first_line(error)}") from error  # fmt: skip
-
-
 def accepted(pipeline: Any) -> dict[str, Any]:
-    """What a pipeline's call may be given, and the defaults; ``inspect.Parameter.empty`` for what must be."""
+    """What a pipeline's call may be given, and the defaults; ``inspect.Parameter.empty`` for what must be given."""
     if hasattr(pipeline, "blocks"):
         return {
-            entry.name: inspect.Parameter.empty if entry.required else entry.default
+            entry.name: entry.default  # ``required`` may mean one of several workflows only
             for entry in pipeline.blocks.inputs
             if entry.name is not None
         }
@@ -368,44 +334,6 @@ def as_waveform(sound: Any) -> np.ndarray:
     return np.nan_to_num(waveform).clip(-1, 1)
 
 
-def _load(folder: Path, dtype: Any, for_picture: bool) -> Any:
-    import diffusers
-
-    from .loading import read_json
-
-    is_modular = not (folder / PLAIN_INDEX).exists()
-    index = read_json(folder / (MODULAR_INDEX if is_modular else PLAIN_INDEX))
-    name = index.get("_class_name")
-    if not isinstance(name, str) or "auto_map" in index:
-        raise InputError(f"{folder} brings its own code, which is not run: give a model that diffusers knows")
-    name = FOR_PICTURES.get(name, name) if for_picture else name
-    pipeline_class = getattr(diffusers, name, None)
-    if pipeline_class is None:
-        raise InputError(f"{folder} is a {name}, which diffusers {diffusers.__version__} does not have: "
-                         "pip install --upgrade diffusers")  # fmt: skip
-    try:
-        if not is_modular:
-            return pipeline_class.from_pretrained(str(folder), torch_dtype=dtype, use_safetensors=True)
-        pipeline = diffusers.ModularPipeline.from_pretrained(str(folder))
-        pipeline.load_components(torch_dtype=dtype)
-    except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
-        raise InputError(f"{folder} cannot be loaded as a {name}: {_first_line(error)}") from error
-    missing = [part for part in pipeline.pretrained_component_names if getattr(pipeline, part, None) is None]
-    if missing:
-        raise InputError(f"{folder} cannot be loaded as a {name}: {', '.join(missing)} missing or damaged")
-    return pipeline
-
-
-def _default_dtype(folder: Path, device: Any) -> Any:
-    """bfloat16 on an accelerator; float32 on a CPU while main memory holds it (stored weights are at least half)."""
-    import psutil
-    import torch
-
-    stored = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    fits = 2.5 * stored < psutil.virtual_memory().available
-    return torch.float32 if device.type == "cpu" and fits else torch.bfloat16
-
-
 def _field(output: Any, names: tuple[str, ...]) -> Any:
     """The first of these that ``output`` (an output class, a modular pipeline's state, or a mapping) has."""
     for name in names:
@@ -414,8 +342,3 @@ def _field(output: Any, names: tuple[str, ...]) -> Any:
         if value is not None:
             return value
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

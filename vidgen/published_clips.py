@@ -19,10 +19,16 @@ NOT_FOR_OTHERS = {
 
 
 class Job(Protocol):
-    prompt: str
-    seed: int
-    path: Path
-    story: tuple[tuple[float, str], ...]
+    """As ``sample.py`` plans it."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def story(self) -> tuple[tuple[float, str], ...]: ...
 
 
 def check(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
@@ -86,7 +92,10 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
             waveform, sample_rate_hz = add_sound(hearing, made.frames, made.frame_rate, job.prompt, job.seed)
             seconds["add_audio"] = time.perf_counter() - begun_s
         elif waveform is not None:
-            _say_if_lengths_differ(waveform.shape[1] / sample_rate_hz, len(made.frames) / made.frame_rate)
+            _say_if_lengths_differ(waveform.shape[1] / sample_rate_hz, float(len(made.frames) / made.frame_rate))
+        made_s = float(len(made.frames) / made.frame_rate)
+        if args.duration is not None and abs(made_s - args.duration) > max(0.2, 0.1 * args.duration):
+            print(f"{model.name} makes {made_s:.2f} s where {args.duration:g} s were asked for", file=sys.stderr)
         recorded = _recorded(args, made, sample_rate_hz)
         tags = {
             "title": job.prompt,
@@ -107,7 +116,7 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
             "seed": job.seed,
             "model_version": args.model.name,
             "settings": recorded,
-            "duration_s": float(len(made.frames) / made.frame_rate),
+            "duration_s": made_s,
             "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
             "peak_memory_mib": cli.peak_memory_mib(),
         }
@@ -149,6 +158,6 @@ def _recorded(args: argparse.Namespace, made: Any, sample_rate_hz: int) -> dict[
 
 
 def _say_if_lengths_differ(sound_s: float, picture_s: float) -> None:
-    if abs(sound_s - picture_s) > 0.1 * float(picture_s) + 0.1:
-        print(f"the sound lasts {sound_s:.2f} s, the picture {float(picture_s):.2f} s: it is cut or padded, not "
+    if abs(sound_s - picture_s) > 0.1 * picture_s + 0.1:
+        print(f"the sound lasts {sound_s:.2f} s, the picture {picture_s:.2f} s: it is cut or padded, not "
               "stretched; --fps sets the picture's rate", file=sys.stderr)  # fmt: skip
