@@ -61,6 +61,8 @@ def read_material(
         video=args.video,
         extend_s=args.extend,
         replaced=args.replace,
+        mask=args.mask,
+        strength=args.strength,
         only=args.only,
         audio=args.audio,
         with_audio=not args.no_audio,
@@ -73,13 +75,24 @@ def read_material(
 
 def material_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, by file name, as the settings record it; empty if nothing was."""
-    paths = {"image": args.image, "last_image": args.last_image, "video": args.video, "audio": args.audio}
+    paths = {
+        "image": args.image,
+        "last_image": args.last_image,
+        "video": args.video,
+        "mask": args.mask,
+        "audio": args.audio,
+    }
     values: dict[str, Any] = {name: path.name for name, path in paths.items() if path is not None}
     if args.keyframe:
         values["keyframes"] = {str(frame): path.name for frame, path in args.keyframe}
-    choices = {"extend_s": args.extend, "replaced_s": args.replace, "only": args.only}
+    choices = {"extend_s": args.extend, "replaced_s": args.replace, "strength": args.strength, "only": args.only}
     values |= {name: value for name, value in choices.items() if value is not None}
-    return ({"given": values} if values else {}) | ({"with_audio": False} if args.no_audio else {})
+    settings: dict[str, Any] = {"given": values} if values else {}
+    if args.no_audio:
+        settings["with_audio"] = False
+    if args.loop:
+        settings["loop"] = True
+    return settings | ({"camera": args.camera} if args.camera else {})
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -161,8 +174,12 @@ def main(argv: list[str] | None = None) -> None:
     width, height = args.size or (None, None)
     spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
     given, spec = read_material(args, defaults, spec)
-    if given is not None and jobs[0].story:
-        raise InputError("what is given goes with one prompt at a time, not with prompts that follow one another")
+    if args.camera is not None:
+        defaults.with_camera("", args.camera)  # before anything is loaded
+    if (given is not None or args.loop) and jobs[0].story:
+        raise InputError(
+            "what is given, and --loop, go with one prompt at a time, not with prompts that follow one another"
+        )
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)
@@ -203,7 +220,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     }
     version = pipeline.generation.model_version
     is_long = spec.duration_s > IN_ONE_GO * pipeline.generation.spec().duration_s + 1e-6
-    in_parts = bool(jobs[0].story) or (is_long and given is None)
+    in_parts = bool(jobs[0].story) or (is_long and given is None and not args.loop)
     per_clip = spec.num_frames if in_parts else sampling.steps + 1  # one more for decoding and writing
     unit = "frame" if in_parts else "step"
     with tqdm(total=len(jobs) * per_clip, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -257,6 +274,8 @@ def make_at_once(
         job.prompt,
         given=given,
         with_audio=not args.no_audio,
+        loop=args.loop,
+        camera=args.camera,
         num_frames=spec.num_frames,
         height=spec.height,
         width=spec.width,
@@ -288,8 +307,11 @@ def make_in_parts(
     from vidgen.media import ClipWriter
 
     start_s = time.perf_counter()
+    story: Any = job.story or ((0.0, job.prompt),)
+    if args.camera is not None:
+        story = [(time_s, pipeline.generation.with_camera(prompt, args.camera)) for time_s, prompt in story]
     chunks = pipeline.stream(
-        job.story or job.prompt,
+        story,
         spec.duration_s,
         with_audio=not args.no_audio,
         height=spec.height,

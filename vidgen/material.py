@@ -13,6 +13,8 @@ from .errors import InputError
 from .given import Given, Span
 from .media import probe, read_clip, read_sound
 
+WHITE = 128
+
 
 def read_given(
     spec: ClipSpec,
@@ -22,6 +24,8 @@ def read_given(
     video: Path | None = None,
     extend_s: float | None = None,
     replaced: Span | None = None,
+    mask: Path | None = None,
+    strength: float | None = None,
     only: str | None = None,
     audio: Path | None = None,
     with_audio: bool = True,
@@ -34,7 +38,10 @@ def read_given(
             decides it.
         longest: the longest clip that material may make; more of it is not read.
         keyframes: files by frame of the clip; -1 is its last frame.
-        video: goes with ``extend_s`` (seconds; negative goes on backward), ``replaced``, or ``only`` "audio".
+        video: goes with ``extend_s`` (seconds; negative goes on backward), ``replaced``, ``mask``, ``strength``, or
+            ``only`` "audio".
+        mask: a picture of the video's size, white where it is to be made anew; its sound is kept, outside ``replaced``.
+        strength: how much of what is made anew changes (``Given.strength``); without ``replaced`` and ``mask``, of all.
         only: "video" or "audio": make just that, and keep the other.
         audio: any file with sound.
         with_audio: False leaves sound out.
@@ -51,14 +58,17 @@ def read_given(
     elif video is not None:
         frames, waveform, changes = _read_video(video, spec, limit.num_frames)
         spec, notes = replace(spec, num_frames=len(frames)), _as_note(video, changes)
-        spans = () if replaced is None else (replaced,)
-        if replaced is None:
+        if replaced is None and strength is not None and mask is None:
+            replaced = (0.0, spec.duration_s)
+        if replaced is None and mask is None:
             given = Given(video=frames)
         else:
             if only is not None and waveform is None and with_audio:
                 raise InputError(f"{video}: has no sound that could be kept: leave out --only, or give --no-audio")
+            spans = () if replaced is None else (replaced,)
             given = Given(video=frames, waveform=waveform, replaced_video=spans if only != "audio" else (),
-                          replaced_audio=spans if only != "video" else ())  # fmt: skip
+                          replaced_audio=spans if only != "video" else (), strength=strength or 1.0,
+                          mask=None if mask is None else read_mask(mask, video, spec))  # fmt: skip
     elif audio is not None:
         waveform = np.clip(read_sound(audio, spec.sample_rate_hz, limit.duration_s + 0.1), -1, 1)
         is_longer = len(waveform) > limit.num_samples
@@ -145,15 +155,33 @@ def read_picture(path: str | Path, height: int, width: int) -> tuple[np.ndarray,
     Raises:
         InputError: the file is missing or no picture.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as PIL's decoders raise them
-        raise InputError(f"{path}: cannot be read as a picture") from error
+    upright = _open_picture(Path(path))
     changes = []
     if upright.size != (width, height):
         changes.append(f"{upright.width}×{upright.height} cropped and scaled to {width}×{height}")
     return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)), changes
+
+
+def read_mask(path: Path, video: Path, spec: ClipSpec) -> np.ndarray:
+    """A mask for a video, conformed as the video is: (H, W) bool, true where the picture is white.
+
+    Raises:
+        InputError: a file that is missing or no picture, or a picture of another size than the video's.
+    """
+    picture, info = _open_picture(path), probe(video)
+    if picture.size != (info.width, info.height):
+        raise InputError(f"{path}: a mask of {picture.width}×{picture.height} does not fit {video.name}, which has "
+                         f"{info.width}×{info.height}")  # fmt: skip
+    size = (spec.width, spec.height)
+    return np.asarray(ImageOps.fit(picture.convert("L"), size, Image.Resampling.BOX)) >= WHITE
+
+
+def _open_picture(path: Path) -> Image.Image:
+    """A picture file, upright."""
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as PIL's decoders raise them
+        raise InputError(f"{path}: cannot be read as a picture") from error
