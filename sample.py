@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen import cli, recipe
+from vidgen import cli, published_clips, recipe
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
 from vidgen.options import parse_args
+from vidgen.published_folders import is_published
 from vidgen.recipe import file_stem
 
 if TYPE_CHECKING:
@@ -107,6 +108,13 @@ def ensure_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
+    if is_published(args.model):
+        published_clips.check(args, jobs)
+        ensure_writable(jobs[0].path.parent)
+        published_clips.make(args, jobs)
+        return
+    if args.add_audio is not None:
+        raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     if notes:

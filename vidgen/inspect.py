@@ -21,6 +21,7 @@ FLAGS = {
     "frame_rate": "--fps",
     "dtype": "--dtype",
     "model": "--model",
+    "add_audio": "--add-audio",
     "camera": "--camera",
 }
 """Recorded settings that a flag of ``sample.py`` sets to just this value."""

@@ -101,6 +101,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="make just this, and keep the other (a kept picture passes through the VAE)",
     )
     there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
+    there.add_argument("--add-audio", nargs="?", type=Path, const=SHIPPED_MODEL, metavar="MODEL",
+                       help="sound for a silent --model, by one that hears its picture (the shipped one)")  # fmt: skip
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--output", type=Path, default=Path("outputs"), help="an .mp4 file, or a folder (default: %(default)s)"
@@ -108,7 +110,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--preview", action="store_true", help="also write a PNG of frames, waveform and spectrogram")
     where.add_argument("--json", action="store_true", help="print one line of JSON for each clip")
     how = parser.add_argument_group("how")
-    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model (default: the shipped one)")
+    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
+                     help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")
