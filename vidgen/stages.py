@@ -223,7 +223,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             config=flow,
         )
 
-    shifts = {"video_shift": settings.video_shift, "audio_shift": settings.audio_shift}
+    shifts: dict[str, Any] = {"video_shift": settings.video_shift, "audio_shift": settings.audio_shift}
     own = GenerationConfig(**shifts) if args.model is None else GenerationConfig.load(args.model)
 
     def pipeline(average: Any, version: str = "in training") -> Any:
