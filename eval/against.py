@@ -3,7 +3,7 @@ halves of the reference against one another, and the reference after the model's
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ def distances(
     metrics: Sequence[str] = tuple(METRICS),
     *,
     torchscript: Path | None = None,
-    reconstructed: Sequence[Path] = (),
+    reconstructed: Callable[[], Sequence[Path]] | None = None,
 ) -> dict[str, Any]:
     """Kernel and Fréchet distances of clips from reference clips, each with n and floors.
 
     Args:
         metrics: of ``distribution.METRICS``.
         torchscript: I3D as most FVD code uses it, in the place of the fetched weights.
-        reconstructed: the reference clips as a model's autoencoders give them back.
+        reconstructed: makes the reference clips as a model's autoencoders give them back; called if a network is there.
 
     Returns:
         reference: number of clips and a checksum of them; metrics: for each ``extractor``, ``preprocessing``,
@@ -41,15 +41,21 @@ def distances(
     """
     contents = hashlib.sha256("".join(sorted(sha256(path) for path in reference)).encode()).hexdigest()
     results: dict[str, Any] = {"reference": {"clips": len(reference), "sha256": contents}, "metrics": {}, "missing": []}
+    extractors = {}
     for metric in metrics:
+        try:
+            extractors[metric] = extractor_for(metric, torchscript)
+        except InputError as error:
+            results["missing"].append(f"{' and '.join(METRICS[metric])}: {error}")
+    again_files = reconstructed() if extractors and reconstructed is not None else []
+    for metric, extractor in extractors.items():
         names, gaussian = METRICS[metric], metric == "sound"
         try:
-            extractor = extractor_for(metric, torchscript)
             real, failures_real = folder_features(list(reference), extractor)
             model, failures = folder_features(list(files), extractor)
             outcome = compare(real, model, names, gaussian=gaussian)
-            if reconstructed:
-                again, _ = folder_features(list(reconstructed), extractor)
+            if again_files:
+                again, _ = folder_features(list(again_files), extractor)
                 floor = compare(real, again, names, half_samples=200, gaussian=gaussian)["distances"]
                 outcome["distances"] += [
                     replace(one, name=f"{one.name} of the reference through the model's autoencoders")

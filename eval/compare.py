@@ -27,6 +27,11 @@ def main() -> None:
     comparisons = []
     for one, other in product(first["models"], second["models"]):
         check_distances(one, other)
+        if one["name"] == other["name"]:  # told apart by where they lie
+            one, other = (
+                model | {"name": f"{path.parent.name or path.stem}/{model['name']}"}
+                for path, model in ((args.first, one), (args.second, other))
+            )
         comparison = results.differences(one, other)
         comparisons.append(comparison)
         print(tables.counts_text(one), tables.counts_text(other), tables.differences_table(comparison), sep="\n")

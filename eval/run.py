@@ -15,6 +15,7 @@ clips of the generator, through mp4 files as well, are scored against the truth 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,10 @@ def score(
         scores = verdicts(contender.made, measured)
         more["judgement"] = judgement(contender.made, measured, scores)
     if reference:
-        again = []
+        again = None
         if contender.model is not None:
-            again = against.reconstruct(contender.model, args.device, reference, args.output / f"{contender.name}-vae")
+            folder = args.output / f"{contender.name}-reconstructed"
+            again = partial(against.reconstruct, contender.model, args.device, reference, folder)
         there = [clip.path for clip in contender.made if clip.path.exists()]
         more["distances"] = against.distances(
             there, reference, args.distances, torchscript=args.i3d, reconstructed=again
