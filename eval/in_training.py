@@ -1,4 +1,4 @@
-"""The figures that need no weights, of the clips beside a training run's sheets: worse motion shows before anyone looks."""
+"""The figures that need no weights, of the clips beside a training run's sheets."""
 
 import csv
 from functools import lru_cache
