@@ -11,9 +11,7 @@ from torch.utils.data import Dataset
 
 from ..clip import ClipSpec
 from ..errors import InputError
-from ..media import probe, read_clip
-
-CLIP_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
+from ..media import CLIP_SUFFIXES, probe, read_clip
 
 
 class ClipFolder(Dataset):
