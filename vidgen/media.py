@@ -21,8 +21,8 @@ from .mp4 import AAC_RATES_HZ, ClipWriter, resampled, to_length, write_video
 from .sheets import contact_sheet, save_sheet
 
 __all__ = [
-    "CLIP_SUFFIXES", "IMAGE_SUFFIXES", "SOUND_SUFFIXES", "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound",
-    "save_sheet", "write_video",
+    "CLIP_SUFFIXES", "IMAGE_SUFFIXES", "SOUND_SUFFIXES", "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe",
+    "read_clip", "read_metadata", "read_sound", "save_sheet", "write_video",
 ]  # fmt: skip
 
 Source = str | Path | bytes
@@ -113,6 +113,7 @@ def read_clip(
     sample_rate_hz: int | None = None,
     start_s: float = 0.0,
     max_frames: int | None = None,
+    with_sound: bool = True,
 ) -> Clip:
     """Read picture and sound of a file on one time grid that starts ``start_s`` after its first frame.
 
@@ -126,6 +127,7 @@ def read_clip(
         frame_rate: None for the file's own rate.
         sample_rate_hz: None for the file's own rate.
         max_frames: read no further than this; None reads to the end.
+        with_sound: False reads the picture alone.
 
     Raises:
         InputError: the file is missing, is no video, holds no decodable frame, or ends before ``start_s``.
@@ -146,6 +148,8 @@ def read_clip(
             pictures += [_shaped(frame, size, aspect)] * copies
     if not pictures:
         raise InputError(f"{name_of(path)}: has no frame that can be decoded {start_s:g} s after its start")
+    if not with_sound:
+        return Clip(np.stack(pictures), None, rate, sample_rate_hz or AAC_RATES_HZ[5])
     waveform, rate_hz = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
     return Clip(np.stack(pictures), waveform, rate, rate_hz)
 

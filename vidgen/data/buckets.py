@@ -19,18 +19,17 @@ class Bucket(NamedTuple):
 def fitting_size(height: int, width: int, area: int, multiple: int) -> tuple[int, int]:
     """Height and width, multiples of ``multiple``, of at most about ``area`` pixels, in the shape of a picture.
 
-    Never larger than the picture, so that nothing is made up, unless it is smaller than ``multiple``. Of the sizes around
-    the exact one that whose shape is nearest, then the largest, is taken.
+    Never larger than the picture, so that nothing is made up, unless it is smaller than ``multiple``. Of the sizes
+    around the exact one that whose shape is nearest, then the largest, is taken.
     """
     scale = min(1.0, sqrt(area / (height * width)))
     candidates = []
     for h in _around(height * scale / multiple, height // multiple):
         for w in _around(width * scale / multiple, width // multiple):
             stretch = (w * height) / (h * width)
-            excess = h * w * multiple**2 / area
-            if excess <= 1.15 or h * w == 1:
-                candidates.append((round(max(stretch, 1 / stretch), 3), -h * w, h * multiple, w * multiple))
-    _, _, fitting_height, fitting_width = min(candidates)
+            excess = max(0.0, h * w * multiple**2 / area - 1.15)
+            candidates.append((excess, round(max(stretch, 1 / stretch), 3), -h * w, h * multiple, w * multiple))
+    *_, fitting_height, fitting_width = min(candidates)
     return fitting_height, fitting_width
 
 

@@ -68,8 +68,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            yield number, row
+        yield from enumerate(csv.DictReader(file), start=2)
 
 
 def vary_caption(

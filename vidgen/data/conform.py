@@ -65,7 +65,8 @@ def make_clip(path: Path, shot: Shot, survey: Survey, target: Target, limits: Th
     rate = Fraction(target.frame_rate).limit_denominator(1001)
     clip = read_clip(
         path,
-        **shape,
+        height=size[0],
+        width=size[1],
         frame_rate=rate,
         sample_rate_hz=target.sample_rate_hz,
         start_s=shot.start_s,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .probing import Shot, Unusable, require_data
+from .probing import MAX_PIXELS, Shot, Unusable, require_data
 
 SILENT_DBFS = -60.0
 ENVELOPE_HZ = 100
@@ -23,10 +23,10 @@ class Thresholds:
     """Static below it: mean change of a pixel's brightness from frame to frame, 0 to 255."""
     min_edge_px: int = 64
     """Too small below it: the shorter edge of the picture."""
-    max_pixels: int = 8192 * 4320
+    max_pixels: int = MAX_PIXELS
     """Too large above it: the picture, which is not decoded then."""
     hash_distance: float = 4.0
-    """Near-duplicate of an earlier clip: their perceptual hashes differ in no more bits (of 64, mean of three frames)."""
+    """Near-duplicate of an earlier clip: their perceptual hashes differ in no more bits of 64, mean of three frames."""
     min_loudness_db: float = SILENT_DBFS
     """Mute below it: root mean square of the clip's sound, in dB of full scale."""
     min_sound: float = 0.9
@@ -109,8 +109,8 @@ def sync_offset(
 ) -> tuple[float, float]:
     """By how much the sound is late (seconds), and how clear that is.
 
-    Sudden changes of the picture are correlated with sudden rises of the sound, both at ``ENVELOPE_HZ``, over all shifts
-    up to ``reach_s``. Speech, music and steady noise have no clear peak; clicks, hits and cuts have one.
+    Sudden changes of the picture are correlated with sudden rises of the sound, both at ``ENVELOPE_HZ``, over all
+    shifts up to ``reach_s``. Speech, music and steady noise have no clear peak; clicks, hits and cuts have one.
 
     Args:
         frames: (T, H, W, 3) uint8.

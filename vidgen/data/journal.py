@@ -1,8 +1,8 @@
 """What has been done of a preparation, a line at a time, so that a killed one goes on where it stopped.
 
-Each process appends to a journal of its own and reads everybody's. A clip is written to its shard and to the disk before
-its line is, and a line counts only when it is whole; what a shard holds beyond its last line is cut off. So nothing is
-lost and nothing done twice, but the one clip that was being written.
+Each process appends to a journal of its own and reads everybody's. A clip is written to its shard and to the disk
+before its line is, and a line counts only when it is whole; what a shard holds beyond its last line is cut off. So
+nothing is lost and nothing done twice, but the one clip that was being written.
 
 Lines are JSON objects with one of these keys: ``settings`` (what everything was made with), ``file`` (an input, its
 shots that are to become clips, and what was dropped), ``clip`` (an entry of the index), ``drop`` (a shot that did not

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def find_inputs(paths: Sequence[Path]) -> tuple[list[Input], list[str]]:
         raise InputError(f"no video, picture or sound in {', '.join(map(str, paths))}")
     captions: dict[Path, list[str]] = {}
     mistakes: list[str] = []
-    for folder in sorted(folders):
-        captions |= {folder / name: texts for name, texts in read_captions(folder, mistakes.append).items()}
+    for parent in sorted(folders):
+        captions |= {parent / name: texts for name, texts in read_captions(parent, mistakes.append).items()}
     inputs = []
     for path in sorted(found):
         try:
@@ -200,7 +201,8 @@ class Preparation:
 
     def _shots_of(self, item: Input, found: Survey | Unusable) -> list[tuple[str, Shot]]:
         """Note what became of a file; the shots that are still to become clips."""
-        drops, wanted = [], []
+        drops: list[dict[str, Any]] = []
+        wanted: list[tuple[str, Shot]] = []
         if isinstance(found, Unusable):
             drops.append({"reason": found.reason, "detail": found.detail})
         else:
@@ -323,7 +325,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
     body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for line, after in zip(body, body[1:], strict=False):
+    for line, after in pairwise(body):
         if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             docs[line.target.id] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
     return docs

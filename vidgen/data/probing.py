@@ -7,7 +7,7 @@ with those around it, so that a fast camera is not taken for a cut.
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +22,7 @@ from ..media import opened
 THUMBNAIL_PX = 64
 """Of a frame's shorter edge."""
 HASH_SIZE = 8
+MAX_PIXELS = 8192 * 4320
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}  # codes of H.273
 FULL_RANGE = 2
 
@@ -73,7 +74,7 @@ class Survey:
 
 
 def survey_video(
-    path: Path, *, max_duration_s: float, cut_threshold: float = 3.0, max_pixels: int = 8192 * 4320
+    path: Path, *, max_duration_s: float, cut_threshold: float = 3.0, max_pixels: int = MAX_PIXELS
 ) -> Survey:
     """Decode a video once and find its shots; one that is longer than ``max_duration_s`` becomes several.
 
@@ -103,13 +104,13 @@ def survey_video(
             frames.mark_corrupt()
         if not frames.times_s:
             raise Unusable("no frame can be decoded")
-        claimed_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        claimed_s = _seconds(stream.duration, stream.time_base)
         aspect = float(stream.sample_aspect_ratio or 1)
         audio = container.streams.audio[0] if container.streams.audio else None
         first_s, audio_starts_s, audio_ends_s = frames.times_s[0], 0.0, 0.0
         if audio is not None:
-            audio_starts_s = float((audio.start_time or 0) * (audio.time_base or 1)) - first_s
-            lasts_s = float(audio.duration * audio.time_base) if audio.duration else float("inf")
+            audio_starts_s = _seconds(audio.start_time, audio.time_base) - first_s
+            lasts_s = _seconds(audio.duration, audio.time_base) or inf
             audio_ends_s = audio_starts_s + lasts_s
         shots, lasts_s = frames.shots(float(1 / rate), max_duration_s)
         notes = frames.notes(rate)
@@ -130,7 +131,7 @@ def survey_video(
         return Survey(shots, height, width, rate, audio is not None, audio_starts_s, audio_ends_s, notes)
 
 
-def survey_image(path: Path, max_pixels: int = 8192 * 4320) -> Survey:
+def survey_image(path: Path, max_pixels: int = MAX_PIXELS) -> Survey:
     """An image is a video of one frame.
 
     Raises:
@@ -143,7 +144,7 @@ def survey_image(path: Path, max_pixels: int = 8192 * 4320) -> Survey:
     return Survey([shot], image.height, image.width)
 
 
-def survey_sound(path: Path, max_duration_s: float) -> Survey:
+def survey_sound(path: Path, max_duration_s: float = inf) -> Survey:
     """Sound without a picture is one shot, or several even ones where it is longer than ``max_duration_s``.
 
     Raises:
@@ -167,7 +168,7 @@ def survey_sound(path: Path, max_duration_s: float) -> Survey:
     return Survey(shots, has_audio=True, audio_ends_s=samples / rate_hz)
 
 
-def read_image(path: Path, max_pixels: int) -> Image.Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture file, upright and in RGB; what is transparent becomes white.
 
     Raises:
@@ -189,6 +190,10 @@ def read_image(path: Path, max_pixels: int) -> Image.Image:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unusable("unreadable", str(error)[:80]) from error
+
+
+def _seconds(ticks: int | None, time_base: Fraction | None) -> float:
+    return float(ticks * time_base) if ticks and time_base else 0.0
 
 
 def even_parts(duration_s: float, max_duration_s: float) -> list[float]:
@@ -229,7 +234,7 @@ class _Frames:
         self.changes.append(change)
         self.hashes.append(perceptual_hash(gray))
         self.corrupt.append(bool(frame.is_corrupt))
-        self.last_duration_s = float(frame.duration * frame.time_base) if frame.duration else 0.0
+        self.last_duration_s = _seconds(frame.duration, frame.time_base)
         self.last, self.rotation = gray, frame.rotation % 360
 
     def mark_corrupt(self) -> None:

@@ -16,8 +16,8 @@ Task = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 class OrderedPool:
     """Processes that work ahead, a little; their results come in the order of the tasks.
 
-    A task that takes its process down (a decoder that crashes, a machine out of memory) is tried once more, alone; if it
-    does so again, its result is an ``Unusable``.
+    A task that takes its process down (a decoder that crashes, a machine out of memory) is tried once more, alone; if
+    it does so again, its result is an ``Unusable``.
     """
 
     def __init__(self, workers: int) -> None:
