@@ -7,8 +7,9 @@
     accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
         --teacher out/dit/model
 
-``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
-simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
+``--data`` is a folder of shards (python -m vidgen.data.prepare) or of clips (captions in metadata.jsonl or same-named
+.txt files; sound is optional), or a file of simulated tabletop scenes (python -m vidgen.tabletop.physics); several are
+mixed, ``--data A:0.7 B:0.3`` by weight. To resume after a stop, run the same command again: data,
 noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. SIGTERM, which
 schedulers send, ends a run with a checkpoint. The dit and distill stages end in a complete model folder for
 sample.py --model.
@@ -36,7 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config
-from vidgen.data.sampling import KeyedBatches, SeededBatches
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
+from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
 from vidgen.muon import Muon
@@ -56,7 +58,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
-    parser.add_argument("--data", required=True, type=Path, help="a folder of clips, or a .npz of simulated scenes")
+    parser.add_argument(
+        "--data", required=True, nargs="+", action="extend", type=parse_source, metavar="PATH[:WEIGHT]",
+        help="shards (vidgen.data.prepare), a folder of clips, or a .npz of simulated scenes; several are mixed",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
@@ -221,6 +226,7 @@ def iterate(
         start_batch=start_batch,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        layout=Layout.of(dataset),
     )
     loader = DataLoader(
         SeededBatches(dataset, settings.seed),
