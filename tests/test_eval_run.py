@@ -159,6 +159,25 @@ def test_parts_are_disjoint_and_complete(tmp_path, fake):
     assert eval_run.part("2/4") == (1, 4)
 
 
+def test_a_batch_broken_off_is_computed_whole(tmp_path, monkeypatch):
+    """Rounding depends on a batch's size: what is made later is what would have been made at once."""
+    batches = []
+
+    def model(prompts, generator):
+        batches.append(prompts)
+        return FakeModel()(prompts, generator)
+
+    monkeypatch.setattr(generate, "load_pipeline", lambda *_: model)
+    folder, asked = model_folder(tmp_path / "a"), [Asked(f"ball {index}", index) for index in range(5)]
+    made, _ = generate.generate(folder, asked, tmp_path / "clips", batch=3)
+    before = made[0].path.stat().st_mtime_ns
+    made[1].path.unlink()
+    generate.generate(folder, asked, tmp_path / "clips", batch=3)
+    assert batches == [["ball 0", "ball 1", "ball 2"], ["ball 3", "ball 4"], ["ball 0", "ball 1", "ball 2"]]
+    assert made[1].path.is_file()
+    assert made[0].path.stat().st_mtime_ns == before
+
+
 def test_several_processes_measure_the_same(tmp_path):
     paths = [write_video(tmp_path / f"{k}.mp4", moving(k), click(), FPS, RATE_HZ) for k in range(3)]
     alone = measure.measure_files(paths, [measure.quality_measure()])
