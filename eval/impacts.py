@@ -24,6 +24,8 @@ HEARD_APART_S = 0.05
 HEARD_WITHIN_S = 0.005
 LOUDNESS_S = 0.010
 """A blow is audible if it is louder, over this time, than what sounds anyway."""
+SHIFTS_S = (-0.16, -0.08, -0.04, 0.04, 0.08, 0.16)
+"""By how much sounds are moved to see whether the offset follows."""
 REACH_S = 0.3
 PAIR_WITHIN_S = 0.045
 """ITU-R BT.1359: what is out of step by less is not noticed."""
@@ -109,6 +111,17 @@ def tally(
     errors = [min(float(np.abs(told_s - moment).min()) for moment in group) for group in groups] if len(told_s) else []
     true = sum(bool(len(blows_s)) and np.abs(np.asarray(blows_s) - told).min() <= tolerance_s for told in told_s)
     return Tally(len(groups), sum(e <= tolerance_s for e in errors), len(told_s), int(true), tuple(errors))
+
+
+def shifted(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """A waveform (…, N) moved to later by so many samples (to earlier if negative), with silence before or after it."""
+    moved = np.zeros_like(waveform)
+    if abs(samples) < waveform.shape[-1]:
+        if samples >= 0:
+            moved[..., samples:] = waveform[..., : waveform.shape[-1] - samples]
+        else:
+            moved[..., :samples] = waveform[..., -samples:]
+    return moved
 
 
 def onset_levels(waveform: np.ndarray, sample_rate_hz: int, heard_s: np.ndarray) -> np.ndarray:

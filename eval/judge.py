@@ -10,13 +10,15 @@ from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, 
 
 from .generate import Made
 from .measure import Measured, observation
-from .tabletop import STRIKING, Observation, compare, moved_sounds, shuffled_prompts, summarise
+from .controls import follow, moved_sounds, shuffled_prompts
+from .tabletop import STRIKING, Observation, compare, summarise
 from .verifier import Seen
 
 WORDS: dict[str, tuple] = {
     "colour": COLOURS,
     "shape": SHAPES,
     "material": MATERIALS,
+    "material_heard": MATERIALS,
     "size": SIZES,
     "floor": FLOORS,
     "camera": CAMERAS,
@@ -56,6 +58,7 @@ def judgement(made: Sequence[Made], measured: Sequence[Measured], scores: Sequen
         "summary": summarise(scores),
         "shuffled_prompts": summarise(shuffled_prompts(observed, truths), resamples=200),
         "moved_sounds": summarise(moved_sounds(observed, truths), resamples=200),
+        "follows": follow(observed),
     }
     for name, wanted in (("held_out", True), ("not_held_out", False)):
         part = [score for score, clip in zip(scores, made, strict=True)
@@ -78,6 +81,8 @@ def confusion(asked: Sequence[dict], scores: Sequence[dict]) -> dict[str, dict[s
                 ((side.get("bodies") or [{}])[0] if name in OF_A_BODY else side).get(name)
                 for side in (attributes, score["seen"])
             )
+            if name == "material_heard":  # asked for as the body's material, where it is judged
+                wanted = attributes["bodies"][0]["material"] if score["right"].get(name) is not None else None
             if wanted in words:
                 seen[wanted, found if found in words else None] += 1
         if seen:

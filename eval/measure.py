@@ -19,7 +19,7 @@ from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import Clip, read_clip
 
-from . import motion, networks, quality, sync, tabletop, verifier
+from . import impacts, motion, networks, quality, sound, sync, tabletop, verifier
 from .cache import code_sha256, kept_at, sha256
 from .tabletop import Observation
 from .verifier import Seen, Verifier
@@ -66,7 +66,7 @@ def tabletop_measure(weights: Path, blur_px: float = 0.0) -> Measure:
         InputError: the instrument's weights are missing or damaged.
     """
     load_verifier(weights)
-    code = code_sha256(tabletop, verifier, networks, onsets, media)
+    code = code_sha256(tabletop, verifier, networks, impacts, sound, onsets, media)
     version = f"{code} {verifier_sha256(weights)} blur {blur_px:g}"
     return Measure("tabletop", version, partial(_observed, weights=weights, blur_px=blur_px))
 
@@ -142,7 +142,7 @@ def load_verifier(weights: Path) -> Verifier:
 
 @lru_cache(maxsize=1)
 def verifier_sha256(weights: Path) -> str:
-    return sha256(weights / "model.safetensors")
+    return verifier.weights_sha256(weights)
 
 
 def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observation:

@@ -127,11 +127,13 @@ def _model_facts(model: dict[str, Any]) -> str:
 def _judgement(model: dict[str, Any]) -> str:
     """What was asked for and seen, beside chance and the controls; and what was taken for what."""
     judged = model["judgement"]
-    rows = [["", "right", "95 % interval", "n", "blind guess", "other prompts"]]
+    accuracy = (judged["accuracy"] or {}).get("attributes", {})
+    rows = [["", "right", "95 % interval", "n", "instrument", "blind guess", "other prompts"]]
     for name, row in judged["summary"]["attributes"].items():
         control = (judged["moved_sounds"] if name == "sync" else judged["shuffled_prompts"])["attributes"].get(name)
         rows.append([
             _text(name), f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["n"]),
+            f"{accuracy[name]['share']:.1%}" if name in accuracy else "unknown",
             "" if row["chance"] is None else f"{row['chance']:.0%}",
             "" if control is None else f"{control['share']:.1%}" + (" (sound moved)" if name == "sync" else ""),
         ])  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any
 from vidgen.cli import run
 from vidgen.errors import InputError
 
-from . import against, report, results, tables
+from . import accuracy, against, report, results, tables
 from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
@@ -177,6 +177,7 @@ def score(
     if args.suite == "tabletop":
         scores = verdicts(contender.made, measured)
         more["judgement"] = judgement(contender.made, measured, scores)
+        more["judgement"]["accuracy"] = accuracy.stored(args.verifier)
     if reference:
         again = None
         if contender.model is not None:
@@ -198,7 +199,8 @@ def told(found: dict[str, Any]) -> str:
         parts.append(tables.counts_text(model))
         if "judgement" in model:
             judged = model["judgement"]
-            parts.append(table(judged["summary"], judged["shuffled_prompts"], judged["moved_sounds"]))
+            controls = (judged["shuffled_prompts"], judged["moved_sounds"], judged["follows"])
+            parts.append(table(judged["summary"], *controls, judged["accuracy"]))
         if "distances" in model:
             parts.append("\n".join(against.lines(model["distances"])))
         else:

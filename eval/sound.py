@@ -42,13 +42,13 @@ def features(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray | None:
         dozen bands has faded at three moments after it. None for silence and for less than 50 ms.
 
     Raises:
-        InputError: samples that are not finite, or a sample rate below 22,050 Hz, which cuts off what glass rings with.
+        InputError: samples that are not finite, or a sample rate below 16 kHz, which cuts off what glass rings with.
     """
     signal = np.atleast_2d(np.asarray(waveform, np.float64)).mean(0)
     if not np.isfinite(signal).all():
         raise InputError("the sound holds values that are not finite numbers")
-    if sample_rate_hz < 22050:
-        raise InputError(f"material is not heard at {sample_rate_hz} Hz: give 22050 or more")
+    if sample_rate_hz < 16000:
+        raise InputError(f"material is not heard at {sample_rate_hz} Hz: give 16000 or more")
     if sample_rate_hz != RATE_HZ:
         signal = require("scipy.signal").resample_poly(signal, RATE_HZ, sample_rate_hz)
     if len(signal) < 2 * WINDOW or np.abs(signal).max(initial=0.0) < SILENT_PEAK:

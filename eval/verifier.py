@@ -6,6 +6,7 @@ off the tracks and one impacts; and one reads the camera's motion off the displa
 ``train_verifier`` is how they came about.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,22 @@ from .networks import (
     MotionReader,
 )
 
+from .sound import WEIGHTS as SOUND
+from .sound import SoundReader
+
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 SURE = 0.6
 """What the detector is never this certain of is no body."""
 Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
 """A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
+
+
+def weights_sha256(folder: Path = WEIGHTS) -> str:
+    """Of the instrument as a whole: its networks and what tells material by sound."""
+    digest = hashlib.sha256()
+    for path in (folder / "model.safetensors", folder / SOUND.name):
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    return digest.hexdigest()
 
 
 @dataclass
@@ -203,6 +215,8 @@ class Verifier(nn.Module):
         self.motion = MotionReader(motion)
         self.camera = CameraReader(camera)
         self.impact = ImpactReader(impact)
+        self.sound: SoundReader | None = None
+        """Tells material by sound, where the folder of the weights holds its own."""
 
     def save(self, folder: str | Path = WEIGHTS) -> None:
         """Write ``config.json`` and ``model.safetensors``, in half precision."""
@@ -223,6 +237,8 @@ class Verifier(nn.Module):
         try:
             verifier = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
             verifier.load_state_dict(load_file(folder / "model.safetensors"))
+            if (folder / SOUND.name).is_file():
+                verifier.sound = SoundReader.load(folder / SOUND.name)
         except FileNotFoundError as error:
             raise InputError(f"{error.filename or folder} is missing: train it with eval.train_verifier") from error
         except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
