@@ -60,9 +60,7 @@ def measure(
             ):
                 write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz)
                 clip = read_clip(path)
-                observation = observe(
-                    verifier, clip.frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz
-                )
+                observation = observe(verifier, clip.frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
                 observed.append(observation)
                 scores.append(compare(observation, truth))
                 ours, theirs = _impacts(trajectories[index], (seed, index, 0), truth, observation)

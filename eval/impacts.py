@@ -104,9 +104,7 @@ def audible_groups(
     return [group for group in grouped(list(loud), HEARD_APART_S) if any(loud[moment] for moment in group)]
 
 
-def tally(
-    groups: Sequence[Sequence[float]], blows_s: Sequence[float], told_s: np.ndarray, tolerance_s: float
-) -> Tally:
+def tally(groups: Sequence[Sequence[float]], blows_s: Sequence[float], told_s: np.ndarray, tolerance_s: float) -> Tally:
     """What of ``groups`` was told in ``told_s`` (K,), and what of that is true, given all blows there are."""
     errors = [min(float(np.abs(told_s - moment).min()) for moment in group) for group in groups] if len(told_s) else []
     true = sum(bool(len(blows_s)) and np.abs(np.asarray(blows_s) - told).min() <= tolerance_s for told in told_s)

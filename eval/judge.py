@@ -8,9 +8,9 @@ import numpy as np
 
 from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
 
+from .controls import follow, moved_sounds, shuffled_prompts
 from .generate import Made
 from .measure import Measured, observation
-from .controls import follow, moved_sounds, shuffled_prompts
 from .tabletop import STRIKING, Observation, compare, summarise
 from .verifier import Seen
 

@@ -135,7 +135,9 @@ class ImpactReader(nn.Module):
     def __init__(self, width: int = 48):
         super().__init__()
         self.first = nn.Conv1d(self.INPUTS, width, 5, padding=2)
-        self.own = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2 * reach, dilation=reach) for reach in self.REACHES)
+        self.own = nn.ModuleList(
+            nn.Conv1d(width, width, 5, padding=2 * reach, dilation=reach) for reach in self.REACHES
+        )
         self.impact = nn.Conv1d(width, 1, 3, padding=1)
 
     @staticmethod

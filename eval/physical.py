@@ -221,4 +221,3 @@ def _overlap(one: _Path, other: _Path) -> float | None:
     level = (feet < 0.12 * reach) & one.found[a] & other.found[b]
     over = np.where(level, 1 - np.linalg.norm(way, axis=1) / reach, 0.0)
     return float(max(0.0, _running_median(over, 3).max()))
-

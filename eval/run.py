@@ -27,6 +27,7 @@ from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
 from .measure import Measure, measure_files, quality_measure, tabletop_measure
+from .prompt_lists import LISTS
 from .tabletop import table
 from .verifier import WEIGHTS
 
@@ -50,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
     what = parser.add_argument_group("what is made and measured")
     what.add_argument("--prompts", type=Path, help="tabletop: a JSON file instead of the fixed prompts")
+    what.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
+    )
     what.add_argument("--limit", type=int, help=f"the first so many prompts or clips (real ones: {FILMED})")
     what.add_argument("--samples", type=int, default=1, help="clips of each prompt, with other seeds")
     what.add_argument("--reference", type=Path, help="a folder of clips that distances are taken from")
@@ -119,7 +123,7 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
         return [Contender("generator", made, {"version": args.real.name})]
     if args.suite == "tabletop":
-        asked = load_prompts(args.prompts)[: args.limit]
+        asked = load_prompts(args.prompts, args.lists)[: args.limit]
     else:
         clips = folder_clips(Path(args.suite))[: args.limit]
         if not args.model:
@@ -201,6 +205,7 @@ def told(found: dict[str, Any]) -> str:
             judged = model["judgement"]
             controls = (judged["shuffled_prompts"], judged["moved_sounds"], judged["follows"])
             parts.append(table(judged["summary"], *controls, judged["accuracy"]))
+            parts += [tables.differences_table(gap) for gap in judged["gaps"]]
         if "distances" in model:
             parts.append("\n".join(against.lines(model["distances"])))
         else:

@@ -216,9 +216,7 @@ def _interval(values: np.ndarray, statistic: Callable, resamples: int, rng: np.r
     return float(low), float(high)
 
 
-def table(
-    summary: dict, shuffled: dict, moved: dict, follows: dict | None = None, accuracy: dict | None = None
-) -> str:
+def table(summary: dict, shuffled: dict, moved: dict, follows: dict | None = None, accuracy: dict | None = None) -> str:
     """The report for a terminal: one line for each thing judged, beside chance, controls and the instrument's own.
 
     Args:

@@ -38,7 +38,6 @@ from .networks import (
     Locator,
     MotionReader,
 )
-
 from .sound import WEIGHTS as SOUND
 from .sound import SoundReader
 

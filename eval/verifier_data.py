@@ -199,7 +199,9 @@ def make_tracks(trajectories: list[Trajectory], count: int, num_frames: int, see
         rows = rng.permutation(MAX_BODIES)[: len(trajectory.bodies)]
         for body, row in enumerate(rows):
             slow = rng.standard_normal((2, len(frames[::8])))
-            drift = np.stack([np.interp(frames, frames[::8], values) for values in slow], 1)  # errors that change slowly
+            drift = np.stack(
+                [np.interp(frames, frames[::8], values) for values in slow], 1
+            )  # errors that change slowly
             at = places[:, body] + noise_px * rng.standard_normal((num_frames, 2)) + rng.choice((0.2, 0.5)) * drift
             margin = rng.uniform(0, 5)
             found = ((at > margin) & (at < PICTURE - margin)).all(1) & (rng.random(num_frames) >= missing)
