@@ -34,6 +34,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config
 from vidgen.data.sampling import KeyedBatches, SeededBatches
 from vidgen.errors import InputError
@@ -181,7 +182,9 @@ def train(
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
             allowance.note(step)
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
-            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
+            sheet = output / "samples" / f"step-{step:07d}.png"
+            stage.sheet(average, sheet)
+            log.samples(step, measure_sheet(sheet))
         accelerator.wait_for_everyone()
         if stop:
             break

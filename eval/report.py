@@ -33,7 +33,9 @@ body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1400p
 h1 { font-size: 1.5em } h2 { margin-top: 2em; border-bottom: 1px solid #ccc } h3 { margin: 1.6em 0 .3em }
 table { border-collapse: collapse; margin: .6em 0 } td, th { padding: .15em .7em; border-bottom: 1px solid #e4e4e4 }
 td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
-.row { display: flex; flex-wrap: wrap; gap: 1em } .card { width: 320px; background: #f6f6f6; padding: .5em }
+.row { display: flex; flex-wrap: wrap; gap: 1em; align-items: end }
+section h3 { max-width: 320px; font-size: 1em } section:has(.card + .card) { width: 100% }
+section:has(.card + .card) h3 { max-width: none } .card { width: 320px; background: #f6f6f6; padding: .5em }
 .card video, .card img { width: 100%; display: block; margin-bottom: .3em; background: #ddd }
 .yes, .no { display: inline-block; padding: 0 .4em; margin: 1px; border-radius: .6em; font-size: 12px }
 .yes { background: #cde8cf } .no { background: #f3c9c5; text-decoration: line-through }
@@ -168,7 +170,8 @@ def _gallery(models: Sequence[dict[str, Any]], folder: Path, blind: bool, embed_
             shown.setdefault(results.cluster(row), []).append((model["name"], row))
     rng = random.Random(0)
     room = embed_mib * 2**20
-    parts, keys = ["<h2>Clips</h2>"], [["prompt", "from left to right"]]
+    parts: list[str] = []
+    keys = [["prompt", "from left to right"]]
     if len(shown) > MAX_PROMPTS:
         parts.append(f"<p>The first {MAX_PROMPTS} of {len(shown)} prompts.</p>")
     for prompt, clips in list(shown.items())[:MAX_PROMPTS]:
@@ -181,8 +184,8 @@ def _gallery(models: Sequence[dict[str, Any]], folder: Path, blind: bool, embed_
             card, used = _card(heading, row, folder, room)
             room -= used
             cards.append(card)
-        parts.append(f'<h3>{_text(prompt)}</h3><div class="row">{"".join(cards)}</div>')
-    return "\n".join(parts), "<h2>Key</h2>" + _table(keys)
+        parts.append(f'<section><h3>{_text(prompt)}</h3><div class="row">{"".join(cards)}</div></section>')
+    return f'<h2>Clips</h2><div class="row">{"".join(parts)}</div>', "<h2>Key</h2>" + _table(keys)
 
 
 def _card(heading: str, row: dict[str, Any], folder: Path, room: float) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eval import compare, generate, judge, measure, report, results
 from eval import run as eval_run
@@ -17,9 +18,10 @@ from eval.measure import Measure, Measured
 from eval.tabletop import Observation
 from eval.verifier import Seen
 from tests.test_eval import ASKED, scene
+from tests.test_pipeline import make_pipeline
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
-from vidgen.media import write_video
+from vidgen.media import read_clip, write_video
 from vidgen.tabletop.archive import save_trajectories
 
 FPS, RATE_HZ = Fraction(24), 24000
@@ -481,3 +483,52 @@ def test_a_blind_page_names_models_after_the_clips_only(scored, monkeypatch):
     for order in orders.values():
         assert {part.split()[0] for part in order.split(", ")} == {"alpha", "omega"}
     assert text == (call(monkeypatch, report, scored, "--blind"), (scored / "report.html").read_text())[1]
+
+
+# --- with a real pipeline -------------------------------------------------------------------------------------------
+
+
+class Colours(torch.nn.Module):
+    """Stands in for I3D: features of a clip that follow from its colour."""
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+        mean = x.mean((2, 3, 4))
+        return torch.cat([mean, mean.square()], 1)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_real_model_is_sampled_and_set_beside_its_floors(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        frames = np.broadcast_to(rng.integers(20, 120, 3), (19, 40, 60, 3)).astype(np.uint8)
+        tags = {"prompt": f"colour {index}"}
+        write_video(tmp_path / "real" / f"{index}.mp4", frames, click(19) if index else None, FPS, RATE_HZ, tags)
+    torch.jit.script(Colours()).save(tmp_path / "i3d.pt")
+    pipeline = make_pipeline()
+    pipeline.generation = replace(pipeline.generation, num_frames=17, height=64, width=64, num_inference_steps=2)
+    pipeline.save_pretrained(tmp_path / "tiny")
+    arguments = ["--model", tmp_path / "tiny", "--suite", tmp_path / "real", "--output", tmp_path / "out"]
+    call(monkeypatch, eval_run, *arguments, "--i3d", tmp_path / "i3d.pt", "--batch", "2")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert model["counts"] == {"expected": 5, "made": 5, "scored": 5, "failed": 0}
+    assert model["clip"]["num_frames"] == 17
+    made = read_clip(tmp_path / "out" / "tiny" / "0003.mp4")
+    alone = pipeline("colour 3", generator=torch.Generator().manual_seed(3)).frames[0]
+    assert np.abs(made.frames.astype(int) - alone).mean() < 6  # of 255; an mp4 is not lossless
+    video = model["distances"]["metrics"]["video"]
+    sizes = {one["name"]: (one["num_first"], one["num_second"]) for one in video["distances"]}
+    assert sizes == {
+        "KVD": (5, 5), "KVD between halves of the real clips": (2, 2),
+        "FVD": (5, 5), "FVD between halves of the real clips": (2, 2),
+        "KVD of the reference through the model's autoencoders": (5, 5),
+        "FVD of the reference through the model's autoencoders": (5, 5),
+    }  # fmt: skip
+    assert any("5 clips in 6 dimensions is mostly bias" in note for note in video["notes"])
+    assert len(model["distances"]["missing"]) == 2  # Inception and SoundNet have not been fetched
+    told = capsys.readouterr().out
+    assert "KVD of the reference through the model's autoencoders" in told
+    assert "python -m eval.fetch inception" in told
+    again = read_clip(tmp_path / "out" / "tiny-reconstructed" / "0001.mp4")
+    assert again.frames.shape == (17, 64, 64, 3)
+    assert len(again.waveform) == 17000
+    assert read_clip(tmp_path / "out" / "tiny-reconstructed" / "0000.mp4").waveform is None

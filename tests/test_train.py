@@ -151,6 +151,7 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
         curve = losses(output)
         assert sum(curve[-3:]) < 0.97 * sum(curve[:3]), (output, curve)
         assert list((output / "samples").glob("*.png"))
+    assert "sharpness" in (dit / "samples" / "step-0000040.csv").read_text()
 
     from vidgen.pipeline import VidGenPipeline
 

@@ -291,12 +291,16 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
 
 
 def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
-    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
+    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture, and the clips beside it."""
+    from .media import write_video
     from .sheets import contact_sheet, save_sheet
 
     made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
-    clips = zip(prompts, made.frames, made.audio, strict=True)
+    clips = list(zip(prompts, made.frames, made.audio, strict=True))
     save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
+    for number, (text, frames, sound) in enumerate(clips):
+        playable = path.with_name(f"{path.stem}-{number}.mp4")
+        write_video(playable, frames, sound, made.frame_rate, made.sample_rate, {"title": text})
 
 
 def clip_spec(
