@@ -122,12 +122,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     told = [f"{found['clips']} fresh clips, scenes of seed {found['seed']}, weights {found['weights_sha256'][:12]}"]
     for name, row in found["attributes"].items():
         short = "" if row["share"] >= 0.97 else "  below 97 %"
-        told.append(
-            f"{name:14} {100 * row['share']:5.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}] n {row['n']}{short}"
-        )
+        interval = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        told.append(f"{name:14} {100 * row['share']:5.1f} % {interval} n {row['n']}{short}")
     for name, row in found["impacts"].items():
         told.append(
-            f"impacts {name}: {100 * row['found']:.1f} % of {row['asked']} found within {1000 * row['tolerance_s']:.1f} ms, "
+            f"impacts {name}: {100 * row['found']:.1f} % of {row['asked']} found within "
+            f"{1000 * row['tolerance_s']:.1f} ms, "
             f"{100 * row['true']:.1f} % of {row['told']} told are true, error median {1000 * row['median_s']:.1f} ms, "
             f"95 % {1000 * row['p95_s']:.1f} ms"
         )

@@ -1,4 +1,4 @@
-"""Impacts seen and heard: which of them a viewer can be asked to tell, how well they are told, and the offset of the two.
+"""Impacts seen and heard: which of them can be asked for, how well they are told, and the offset of the two.
 
 Two blows can follow each other so fast that they are one event to the eye or to the ear, and a blow can be drowned by
 what still sounds. So the truth about a clip is a list of groups of moments, each to be found once.

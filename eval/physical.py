@@ -174,6 +174,8 @@ def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | Non
         return gain, None
     ground = min([*lows[:1], *still[:1].tolist()])
     after = height[ground + 1 :]
+    if _near_another(path, ground, paths):  # it may have come to rest on that, for a while
+        return gain, None
     # Lower for good, not in one frame that was misread.
     return gain, float(max(0.0, height[ground] - np.median(after[-WINDOW:]))) if len(after) >= WINDOW else None
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from vidgen.audio_sync.onsets import match_onsets, onset_times_s
+from vidgen.errors import InputError
 from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
 
 from .impacts import SHIFTS_S, onset_levels, pattern_offset_s, shifted
@@ -57,8 +58,7 @@ class Observation:
     material_heard: str | None = None
     """What the clip sounds of; None for silence."""
     shifted_s: Sequence[float | None] = ()
-    """The offset of the sounds from the impacts with the sound moved by 0 and by each of ``SHIFTS_S``; see ``controls``.
-    """
+    """The offset of the sounds from the impacts, the sound moved by 0 and by each of ``SHIFTS_S``; see ``controls``."""
 
 
 def observe(
@@ -252,7 +252,7 @@ def table(summary: dict, shuffled: dict, moved: dict, follows: dict | None = Non
     if accuracy is not None:
         seen, heard = accuracy["impacts"]["seen"], accuracy["impacts"]["heard"]
         lines.append(
-            f"the instrument on {accuracy['clips']} generator clips finds {100 * seen['found']:.1f} % of the impacts to "
-            f"be seen within a frame, {100 * heard['found']:.1f} % of those to be heard within 5 ms"
+            f"the instrument on {accuracy['clips']} generator clips finds {100 * seen['found']:.1f} % of the impacts "
+            f"to be seen within a frame, {100 * heard['found']:.1f} % of those to be heard within 5 ms"
         )
     return "\n".join(lines)
