@@ -45,16 +45,21 @@ class Made:
     failure: str | None = None
 
 
-def load_prompts(path: Path | None) -> list[Asked]:
-    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones.
+def load_prompts(path: Path | None, lists: Sequence[str] = ("held_out",)) -> list[Asked]:
+    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones of ``prompt_lists``.
 
     Raises:
         InputError: no such file, or it holds something else.
     """
     if path is None:
-        from .prompts import tabletop_prompts
+        from .prompt_lists import prompt_list
 
-        return [Asked(entry["prompt"], entry["seed"], entry["attributes"]) for entry in tabletop_prompts()]
+        fixed = []
+        for entry in prompt_list(lists):
+            told = entry["attributes"]
+            name = "" if told["list"] == "held_out" else f"{told['list']}-{told['twin']:04d}.mp4"
+            fixed.append(Asked(entry["prompt"], entry["seed"], told, name))
+        return fixed
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         asked = [Asked(str(entry["prompt"]), int(entry["seed"]), dict(entry["attributes"])) for entry in entries]
@@ -69,7 +74,11 @@ def load_prompts(path: Path | None) -> list[Asked]:
 
 def sampled(asked: Sequence[Asked], samples: int) -> list[Asked]:
     """Each prompt so many times, with seeds of its own; a prompt's samples stand together."""
-    return [replace(entry, seed=entry.seed + SEED_STEP * k) for entry in asked for k in range(samples)]
+    return [
+        replace(entry, seed=entry.seed + SEED_STEP * k, name=f"{k}-{entry.name}" if entry.name and k else entry.name)
+        for entry in asked
+        for k in range(samples)
+    ]
 
 
 def clip_paths(asked: Sequence[Asked], folder: Path) -> list[Path]:

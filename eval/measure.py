@@ -19,7 +19,7 @@ from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import Clip, read_clip
 
-from . import motion, networks, quality, sync, tabletop, verifier
+from . import impacts, motion, networks, physical, quality, sound, sync, tabletop, verifier
 from .cache import code_sha256, kept_at, sha256
 from .tabletop import Observation
 from .verifier import Seen, Verifier
@@ -66,9 +66,20 @@ def tabletop_measure(weights: Path, blur_px: float = 0.0) -> Measure:
         InputError: the instrument's weights are missing or damaged.
     """
     load_verifier(weights)
-    code = code_sha256(tabletop, verifier, networks, onsets, media)
+    code = code_sha256(tabletop, verifier, networks, impacts, sound, onsets, media)
     version = f"{code} {verifier_sha256(weights)} blur {blur_px:g}"
     return Measure("tabletop", version, partial(_observed, weights=weights, blur_px=blur_px))
+
+
+def physical_measure(weights: Path) -> Measure:
+    """Whether bodies stay themselves, stay there, and keep to the floor: see ``physical.measure``.
+
+    Raises:
+        InputError: the instrument's weights are missing or damaged.
+    """
+    load_verifier(weights)
+    version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)}"
+    return Measure("physical", version, partial(_physical, weights=weights))
 
 
 def measure_files(paths: Sequence[Path], measures: Sequence[Measure], workers: int = 1) -> list[Measured]:
@@ -142,12 +153,16 @@ def load_verifier(weights: Path) -> Verifier:
 
 @lru_cache(maxsize=1)
 def verifier_sha256(weights: Path) -> str:
-    return sha256(weights / "model.safetensors")
+    return verifier.weights_sha256(weights)
 
 
 def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observation:
     frames = blurred(clip.frames, blur_px)
     return tabletop.observe(load_verifier(weights), frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
+
+
+def _physical(path: Path, clip: Clip, weights: Path) -> dict[str, float | None]:
+    return physical.measure(load_verifier(weights), clip.frames, float(clip.frame_rate))
 
 
 def blurred(frames: np.ndarray, sigma_px: float) -> np.ndarray:

@@ -22,11 +22,12 @@ from typing import Any
 from vidgen.cli import run
 from vidgen.errors import InputError
 
-from . import against, report, results, tables
+from . import accuracy, against, report, results, tables
 from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
-from .measure import Measure, measure_files, quality_measure, tabletop_measure
+from .measure import Measure, measure_files, physical_measure, quality_measure, tabletop_measure
+from .prompt_lists import LISTS
 from .tabletop import table
 from .verifier import WEIGHTS
 
@@ -50,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
     what = parser.add_argument_group("what is made and measured")
     what.add_argument("--prompts", type=Path, help="tabletop: a JSON file instead of the fixed prompts")
+    what.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
+    )
     what.add_argument("--limit", type=int, help=f"the first so many prompts or clips (real ones: {FILMED})")
     what.add_argument("--samples", type=int, default=1, help="clips of each prompt, with other seeds")
     what.add_argument("--reference", type=Path, help="a folder of clips that distances are taken from")
@@ -83,7 +87,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     with_truth = args.suite == "tabletop"
-    measures = [quality_measure()] + ([tabletop_measure(args.verifier, args.blur)] if with_truth else [])
+    measures = [quality_measure()]
+    if with_truth:
+        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
     args.output.mkdir(parents=True, exist_ok=True)
     contenders = contend(args)
     if args.part is not None:
@@ -119,7 +125,7 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
         return [Contender("generator", made, {"version": args.real.name})]
     if args.suite == "tabletop":
-        asked = load_prompts(args.prompts)[: args.limit]
+        asked = load_prompts(args.prompts, args.lists)[: args.limit]
     else:
         clips = folder_clips(Path(args.suite))[: args.limit]
         if not args.model:
@@ -177,6 +183,7 @@ def score(
     if args.suite == "tabletop":
         scores = verdicts(contender.made, measured)
         more["judgement"] = judgement(contender.made, measured, scores)
+        more["judgement"]["accuracy"] = accuracy.stored(args.verifier)
     if reference:
         again = None
         if contender.model is not None:
@@ -198,7 +205,9 @@ def told(found: dict[str, Any]) -> str:
         parts.append(tables.counts_text(model))
         if "judgement" in model:
             judged = model["judgement"]
-            parts.append(table(judged["summary"], judged["shuffled_prompts"], judged["moved_sounds"]))
+            controls = (judged["shuffled_prompts"], judged["moved_sounds"], judged["follows"])
+            parts.append(table(judged["summary"], *controls, judged["accuracy"]))
+            parts += [tables.differences_table(gap) for gap in judged["gaps"]]
         if "distances" in model:
             parts.append("\n".join(against.lines(model["distances"])))
         else:
