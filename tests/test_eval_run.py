@@ -286,6 +286,16 @@ def test_a_failed_clip_stays_in_the_denominator():
     assert table["colour"]["counts"][table["colour"]["words"].index("red")][-1] == 1
 
 
+def test_impacts_and_sounds_are_counted_on_clips_that_are_there():
+    seen = Seen([], 0, "tiled", "static", None, "", np.array([0.5, 1.0]))
+    kept = json.loads(json.dumps(measure._plain(Observation(seen, np.array([0.5, 1.5, 1.8]), 0.4, 2.0))))
+    made = [Made(Asked("a", 0, ASKED), Path("a.mp4")), Made(Asked("b", 1, ASKED), Path("b.mp4"))]
+    measured = [Measured(values={"tabletop": kept}), Measured()]
+    judged = judge.judgement(made, measured, judge.verdicts(made, measured))
+    assert (judged["summary"]["missing"], judged["summary"]["surplus"]) == (1, 2)
+    assert judged["summary"]["attributes"]["impact"]["share"] == 0.5
+
+
 def test_confusion_counts_what_was_taken_for_what():
     seen = [{"bodies": [{"colour": colour}], "action": action} for colour, action in (("blue", "hits"), ("red", None))]
     tables = judge.confusion([ASKED, ASKED], [{"seen": one} for one in seen])
