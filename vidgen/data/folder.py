@@ -36,7 +36,7 @@ class ClipFolder(Dataset):
         self.spec, self.seed, self.with_video, self.with_audio = spec, seed, with_video, with_audio
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder of clips")
-        captions = _read_captions(folder)
+        captions = read_captions(folder)
         self.clips: list[tuple[Path, float]] = []
         self.captions: list[list[str]] = []
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES):
@@ -48,7 +48,7 @@ class ClipFolder(Dataset):
             if not with_video and not info.has_audio:
                 continue
             self.clips.append((path, info.duration_s))
-            self.captions.append(captions.get(path.relative_to(folder).as_posix()) or _sidecar_caption(path))
+            self.captions.append(captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path))
         if not self.clips:
             wanted = "clip" if with_video else "clip with sound"
             raise InputError(f"{folder} holds no readable {wanted} ({', '.join(sorted(CLIP_SUFFIXES))})")
@@ -92,7 +92,7 @@ def _repeat_last(frames: np.ndarray, num_frames: int) -> np.ndarray:
     return frames if missing <= 0 else np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
 
 
-def _read_captions(folder: Path) -> dict[str, list[str]]:
+def read_captions(folder: Path) -> dict[str, list[str]]:
     path = folder / "metadata.jsonl"
     captions: dict[str, list[str]] = {}
     if not path.is_file():
@@ -109,6 +109,6 @@ def _read_captions(folder: Path) -> dict[str, list[str]]:
     return captions
 
 
-def _sidecar_caption(path: Path) -> list[str]:
+def sidecar_caption(path: Path) -> list[str]:
     sidecar = path.with_suffix(".txt")
     return [sidecar.read_text(encoding="utf-8").strip()] if sidecar.is_file() else [""]
