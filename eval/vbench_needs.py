@@ -1,4 +1,4 @@
-"""What each VBench dimension needs in the package's own environment: modules and weights, and the commands that get them.
+"""What each VBench dimension needs in the package's own environment: modules, weights, and how to get them.
 
 Names and addresses are those that ``vbench`` 0.1.5 uses (``init_submodules`` and the files of the dimensions).
 """

@@ -138,7 +138,7 @@ def _read(path: Path) -> dict[str, float]:
 
 
 def table(scores: Mapping[str, Score], totals: Totals, reasons: Mapping[str, str] | None = None) -> str:
-    """For a terminal: a line for each dimension, its clips, and the three sums or why there is none."""
+    """For a terminal: a line for each dimension, its clips or why it has no score; then the three sums."""
     lines = [f"{'':24}{'raw':>9}{'in range':>10}{'clips':>14}"]
     for name in DIMENSIONS:
         if name in scores:
@@ -146,9 +146,7 @@ def table(scores: Mapping[str, Score], totals: Totals, reasons: Mapping[str, str
             clips = "" if score.expected is None else f"{score.scored} of {score.expected}"
             lines.append(f"{name:24}{score.raw:9.4f}{totals.normalised[name]:10.4f}{clips:>14}")
         else:
-            lines.append(
-                f"{name:24}  not scored{': ' if reasons and name in reasons else ''}{(reasons or {}).get(name, '')}"
-            )
+            lines.append(f"{name:24} not scored: {(reasons or {}).get(name, 'not asked for')}")
     for label, value in (("Quality", totals.quality), ("Semantic", totals.semantic), ("Total", totals.total)):
         lines.append(f"{label:24}{INCOMPLETE if value is None else f'{value:.4f}':>19}")
     if any(score.expected and score.scored != score.expected for score in scores.values()):
