@@ -13,7 +13,7 @@ elsewhere. Clips of 5 s and more go to the package's long variant, as its author
 import argparse
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,10 @@ def evaluate(
     custom = prompts is None
     failures, long = _readable(made)
     outcome = Outcome(("long " if long else "") + ("custom" if custom else "standard"), failures=failures)
-    outcome.packages = check(python)["packages"] if python else {}
+    if python is not None:
+        environment = check(python)
+        outcome.packages = environment["packages"]
+        info = info or own_info(environment)
     for dimension in wanted:
         clips = _clips_of(dimension, made, prompts, long)
         if isinstance(clips, str):
@@ -290,18 +293,25 @@ def main() -> None:
         raise InputError("give a folder of clips and --output, or --totals")
     if not args.clips.is_dir() or (args.limit is not None and args.limit < 1):
         raise InputError("CLIPS must be a folder, and --limit at least 1")
-    prompts = None
+    prompts, python = None, given_python(args.vbench_python)
     if args.custom:
         made = folder_clips(args.clips)[: args.limit]
     else:
-        prompts = read_prompts(args.info, args.dimensions)[: args.limit]
+        prompts = read_prompts(args.info or (own_info(check(python)) if python else None), args.dimensions)[
+            : args.limit
+        ]
         made = folder_made(args.clips, prompts)
     outcome = evaluate(
-        made, args.output, prompts=prompts, info=args.info, python=given_python(args.vbench_python),
+        made, args.output, prompts=prompts, info=args.info, python=python,
         dimensions=args.dimensions, device=args.device, time_limit_s=args.time_limit,
     )  # fmt: skip
     write(outcome, args.output / "vbench.json")
     print(told(outcome, args.clips, args.output))
+
+
+def own_info(environment: Mapping[str, Any]) -> Path | None:
+    """The list of prompts of the package that ``check`` found."""
+    return Path(environment["full_info"]) if environment["full_info"] else None
 
 
 def given_python(given: Path | None) -> Path | None:

@@ -29,7 +29,7 @@ class Weights:
 
     file: str
     get: str
-    """A shell command's beginning, without the place; or the whole command if it names one."""
+    """An address to load it from, or a shell command with {path}, {folder} and {above} for the places."""
 
     @property
     def path(self) -> Path:
@@ -39,7 +39,8 @@ class Weights:
     def command(self) -> str:
         if self.get.startswith("http"):
             return f"wget -P '{self.path.parent}' '{self.get}'"
-        return self.get.replace("{path}", f"'{self.path}'").replace("{folder}", f"'{self.path.parent}'")
+        places = {"path": self.path, "folder": self.path.parent, "above": self.path.parent.parent}
+        return self.get.format(**{name: f"'{place}'" for name, place in places.items()})
 
 
 def cache_folder() -> Path:
@@ -67,8 +68,8 @@ _BPE = Weights(
 )
 RAFT = Weights(
     "raft_model/models/raft-things.pth",
-    "wget -P {folder}/.. https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip"
-    " && unzip -d {folder}/.. {folder}/../models.zip",
+    "wget -P {above} https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip"
+    " && unzip -d {above} {above}/models.zip",
 )
 
 
@@ -102,7 +103,7 @@ NEEDS = {
             _CLIP_L,
             Weights(
                 "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
-                "wget -O {path} 'https://github.com/LAION-AI/aesthetic-predictor/blob/main/sa_0_4_vit_l_14_linear.pth?raw=true'",
+                "mkdir -p {folder} && wget -O {path} 'https://github.com/LAION-AI/aesthetic-predictor/blob/main/sa_0_4_vit_l_14_linear.pth?raw=true'",
             ),
         ),
     ),
