@@ -110,7 +110,7 @@ class DiTConfig(TrainConfig):
     video_weight: float = 1.0
     audio_weight: float = 1.0
     shared_noise: float = 0.9
-    """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
+    """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
     """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip.
     Single frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips.

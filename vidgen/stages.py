@@ -189,8 +189,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
         shared=settings.shared_noise,
-        per_modality=(1 - settings.shared_noise) / 2,
-        per_frame=(1 - settings.shared_noise) / 2,
+        per_modality=(1 - settings.shared_noise) / 3,
+        per_frame=(1 - settings.shared_noise) / 3,
+        region=(1 - settings.shared_noise) / 3,
     )
     video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
