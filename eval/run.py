@@ -26,7 +26,7 @@ from . import accuracy, against, report, results, tables
 from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
-from .measure import Measure, measure_files, physical_measure, quality_measure, tabletop_measure
+from .measure import Measure, measure_files, physical_measure, quality_measure, subject_measure, tabletop_measure
 from .prompt_lists import LISTS
 from .tabletop import table
 from .verifier import WEIGHTS
@@ -90,6 +90,10 @@ def main() -> None:
     measures = [quality_measure()]
     if with_truth:
         measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
+    try:
+        measures.append(subject_measure())
+    except InputError as missing:
+        print(f"no subject consistency: {missing}")
     args.output.mkdir(parents=True, exist_ok=True)
     contenders = contend(args)
     if args.part is not None:
