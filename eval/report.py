@@ -108,6 +108,9 @@ def _tables(found: dict[str, Any]) -> str:
         if "judgement" in model:
             parts.append(_judgement(model))
             parts += [_differences(gap) for gap in model["judgement"]["gaps"]]
+        if "vbench" in model:
+            lines = "\n".join(model["vbench"]["told"])
+            parts.append(f"<h3>{_text(model['name'])}: VBench</h3><pre>{_text(lines)}</pre>")
         if "distances" in model:
             told = "<br>".join(map(_text, against.lines(model["distances"])))
             parts.append(f"<h3>{_text(model['name'])}: distances from the reference</h3><p>{told}</p>")

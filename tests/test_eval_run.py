@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import compare, generate, judge, measure, report, results
+from eval import compare, generate, judge, measure, optional, report, results, vbench
 from eval import run as eval_run
 from eval.generate import Asked, Made
 from eval.measure import Measure, Measured
@@ -382,6 +382,52 @@ def test_two_models_are_compared_prompt_by_prompt(clips, tmp_path, fake, monkeyp
     told = capsys.readouterr().out
     assert "other minus one, 4 prompts in pairs" in told
     assert "python -m eval.fetch soundnet" in told
+
+
+def test_vbench_through_the_command(tmp_path, fake, monkeypatch, capsys):
+    info = tmp_path / "info.json"
+    entries = [("a dog runs", "dynamic_degree"), ("an impossible cat", "color"), ("not made", "scene")]
+    info.write_text(json.dumps([{"prompt_en": prompt, "dimension": [name]} for prompt, name in entries]))
+    arguments = ["--model", model_folder(tmp_path / "m"), "--suite", "vbench", "--prompts", info, "--limit", "2"]
+    call(monkeypatch, eval_run, *arguments, "--output", tmp_path / "out")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert sorted(path.name for path in (tmp_path / "out" / "m").glob("*.mp4")) == [
+        f"a dog runs-{k}.mp4" for k in range(5)
+    ]
+    assert model["counts"] == {"expected": 10, "made": 5, "scored": 5, "failed": 5}
+    assert (model["vbench"]["total"], len(model["vbench"]["failures"])) == (None, 5)
+    laid_out = tmp_path / "out" / "m-vbench" / "links" / "standard" / "dynamic_degree"
+    assert len(list(laid_out.iterdir())) == 5
+    assert "--vbench-python PYTHON" in capsys.readouterr().out
+    assert "--vbench-python PYTHON" in (tmp_path / "out" / "report.html").read_text()
+
+    outcome = vbench.Outcome("standard", per_clip={"dynamic_degree": {f"a dog runs-{k}.mp4": k / 4 for k in range(5)}})
+    monkeypatch.setattr(vbench, "evaluate", lambda *_, **__: outcome)
+    call(monkeypatch, eval_run, *arguments, "--output", tmp_path / "out")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert [row["values"]["vbench.dynamic_degree"] for row in model["rows"][:5]] == [0, 0.25, 0.5, 0.75, 1]
+    assert model["estimates"]["vbench.dynamic_degree"]["value"] == 0.5
+
+
+def test_back_ends_take_the_prompt_and_are_asked_again_for_another(tmp_path, monkeypatch):
+    asked: list = []
+
+    class Clap:
+        def score(self, waveform, sample_rate_hz, text):
+            asked.append(text)
+            return 0.25
+
+    monkeypatch.setattr(optional, "_clap", lambda model: Clap())
+    paths = [write_video(tmp_path / f"{k}.mp4", moving(k), click() if k else None, FPS, RATE_HZ) for k in range(3)]
+    measures = optional.optional_measures("some/model", None, None)
+    for prompts in (["a", "b", ""], ["a", "b", ""], ["a", "c", ""]):
+        found = measure.measure_files(paths, measures, prompts=prompts)
+    assert asked == ["b", "c"]  # not of the clip without sound, nor of the one without a caption
+    assert [one.values["clap"]["text_sound"] for one in found] == [None, 0.25, None]
+    assert optional.optional_measures(None, None, None) == []
+    for missing in ((None, tmp_path / "none.pt", None), (None, None, tmp_path / "none.pth")):
+        with pytest.raises(InputError):
+            optional.optional_measures(*missing)
 
 
 def rows_of(values: dict[str, list[float]]) -> list[dict]:
