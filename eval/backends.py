@@ -66,19 +66,15 @@ class Clap:
         """
         sound = _mono(waveform, sample_rate_hz, CLAP_RATE_HZ)
         length = round(CLAP_WINDOW_S * CLAP_RATE_HZ)
-        # CLAP's own cut of what is longer is a random one.
         windows = [sound[start : start + length] for start in range(0, max(1, len(sound) - length // 2), length)]
-        heard = self._embedding(
-            self.model.get_audio_features(
-                **self.processor(audio=windows, sampling_rate=CLAP_RATE_HZ, return_tensors="pt")
-            )
-        )
-        words = self._embedding(
-            self.model.get_text_features(
-                **self.processor(text=[text], return_tensors="pt", padding=True, truncation=True)
-            )
-        )
-        return float(F.cosine_similarity(F.normalize(heard, dim=-1).mean(0), words[0], dim=0))
+        # CLAP's own cut of what is longer is a random one, and so is what its fused variant does to several at once.
+        heard = torch.cat([self._heard(window) for window in windows]).mean(0)
+        given = self.processor(text=[text], return_tensors="pt", padding=True, truncation=True)
+        return float(F.cosine_similarity(heard, self._embedding(self.model.get_text_features(**given))[0], dim=0))
+
+    def _heard(self, window: np.ndarray) -> Tensor:
+        given = self.processor(audio=window, sampling_rate=CLAP_RATE_HZ, return_tensors="pt")
+        return F.normalize(self._embedding(self.model.get_audio_features(**given)), dim=-1)
 
     @staticmethod
     def _embedding(found: Any) -> Tensor:

@@ -75,8 +75,8 @@ def vbench_prompts(given: Path | None = None, dimensions: Collection[str] | None
     prompts = [VBenchPrompt(prompt, tuple(own)) for prompt, own in found.items() if own]
     if not prompts:
         raise InputError(f"{path}: holds no prompt of {', '.join(wanted)}")
-    for entry in prompts:
-        _check_name(path, entry.prompt)
+    for told in prompts:
+        _check_name(path, told.prompt)
     return prompts
 
 

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import sys
+from typing import Any
 
 PACKAGES = {
     "vbench": "vbench", "torch": "torch", "torchvision": "torchvision", "decord": "decord", "cv2": "opencv-python",
@@ -23,9 +24,9 @@ PACKAGES = {
 """What the package imports, and the distribution that it comes from."""
 
 
-def check():
+def check() -> dict[str, Any]:
     """Versions of ``PACKAGES`` that are installed (None if not), and where the list of prompts lies."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for module, distribution in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             versions[module] = None
@@ -39,22 +40,22 @@ def check():
     return {"python": sys.version.split()[0], "packages": versions, "full_info": info}
 
 
-def in_order():
+def in_order() -> None:
     """The package lists folders and takes the suffix of the first entry for that of all clips: clips come first."""
     listdir = os.listdir
 
-    def clips_first(path="."):
+    def clips_first(path: str = ".") -> list[str]:
         return sorted(listdir(path), key=lambda name: (not str(name).endswith(".mp4"), name))
 
-    os.listdir = clips_first
+    os.listdir = clips_first  # type: ignore[assignment]
 
 
-def keep_static(job):
+def keep_static(job: dict[str, Any]) -> str:
     """The official filter for temporal flickering: of a prompt's clips the first five that hardly move, by RAFT.
 
     Returns the folder that it copied them to.
     """
-    module = importlib.import_module("vbench.cli.static_filter")
+    module: Any = importlib.import_module("vbench.cli.static_filter")
     module.DEVICE = job["device"]  # which it sets to cuda
     load = module.torch.load
     module.torch.load = lambda path: load(path, map_location=job["device"])
@@ -66,10 +67,13 @@ def keep_static(job):
         )
     )  # fmt: skip
     module.torch.load = load
-    return os.path.join(job["output"], "filtered_videos")
+    kept = os.path.join(job["output"], "filtered_videos")
+    if not os.listdir(kept):
+        sys.exit("the official filter kept no clip: all of them move, or their prompts are not of its list")
+    return kept
 
 
-def main():
+def main() -> None:
     if sys.argv[1] == "--check":
         print(json.dumps(check()))
         return
