@@ -190,15 +190,18 @@ class VBench:
 """
 
 STAND_IN_FILTER = """
-import os, shutil, torch
+import json, os, shutil, torch
 DEVICE = "cuda"
 def static_filter(args):
     assert DEVICE == "cpu" and os.path.exists(args.model) and args.filter_scope == "temporal_flickering"
     target = os.path.join(args.result_path, "filtered_videos")
     os.makedirs(target)
-    for index, name in enumerate(sorted(os.listdir(args.videos_path))[-5:]):
-        prompt = name.rpartition("-")[0]
-        shutil.copy(os.path.join(args.videos_path, name), os.path.join(target, f"{prompt}-{index}.mp4"))
+    paths = [os.path.join(args.videos_path, name) for name in sorted(os.listdir(args.videos_path))[-5:]]
+    prompt = os.path.basename(paths[0]).rpartition("-")[0]
+    for index, path in enumerate(paths):
+        shutil.copy(path, os.path.join(target, f"{prompt}-{index}.mp4"))
+    with open(os.path.join(args.result_path, args.store_name), "w") as file:
+        json.dump({prompt: {"static_count": len(paths), "static_path": paths}}, file)
 """
 
 
@@ -255,7 +258,8 @@ def test_the_package_is_fed_links_and_its_failures_are_told(tmp_path, stand_in, 
     ])  # fmt: skip
     assert outcome.scores == {"temporal_flickering": Score(0.9, 24, 25)}  # the filter is given all
     call = json.loads((tmp_path / "out/official/standard/temporal_flickering/calls").read_text())
-    assert call[1] == [clip_name(STILL, k) for k in range(5)]  # and keeps five
+    assert call[1] == [clip_name(STILL, k) for k in range(5)]  # and keeps five, the stand-in the last by their names
+    assert sorted(outcome.per_clip["temporal_flickering"]) == sorted(clip_name(STILL, k) for k in (5, 6, 7, 8, 9))
     assert len(list((tmp_path / "out/links/standard/temporal_flickering").iterdir())) == 24
     assert outcome.notes == []
     assert outcome.failures == {clip_name(STILL, 2): "RuntimeError: out of memory"}
