@@ -120,7 +120,7 @@ def confusion(asked: Sequence[dict], scores: Sequence[dict]) -> dict[str, dict[s
                 for side in (attributes, score["seen"])
             )
             if name == "material_heard":  # asked for as the body's material, where it is judged
-                wanted = attributes["bodies"][0]["material"] if score["right"].get(name) is not None else None
+                wanted = attributes["bodies"][0]["material"] if score["right"][name] is not None else None
             if wanted in words:
                 seen[wanted, found if found in words else None] += 1
         if seen:

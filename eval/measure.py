@@ -19,8 +19,9 @@ from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import Clip, read_clip
 
-from . import impacts, motion, networks, physical, quality, sound, sync, tabletop, verifier
+from . import impacts, motion, networks, physical, quality, sound, subject, sync, tabletop, verifier
 from .cache import code_sha256, kept_at, sha256
+from .fetch import weights_path
 from .tabletop import Observation
 from .verifier import Seen, Verifier
 from .workers import spread
@@ -83,6 +84,16 @@ def physical_measure(weights: Path) -> Measure:
     load_verifier(weights)
     version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)}"
     return Measure("physical", version, partial(_physical, weights=weights))
+
+
+def subject_measure() -> Measure:
+    """Whether what a clip shows stays the same, by an image network: see ``subject.measure``.
+
+    Raises:
+        InputError: the network's weights have not been fetched; the message says how.
+    """
+    weights = sha256(weights_path("efficientnet"))
+    return Measure("subject", f"{code_sha256(subject, media)} {weights}", _subject)
 
 
 def measure_files(
@@ -178,6 +189,15 @@ def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observat
 
 def _physical(path: Path, clip: Clip, weights: Path) -> dict[str, float | None]:
     return physical.measure(load_verifier(weights), clip.frames, float(clip.frame_rate))
+
+
+def _subject(path: Path, clip: Clip) -> dict[str, float | None]:
+    return subject.measure(_image_net(), clip.frames)
+
+
+@lru_cache(maxsize=1)
+def _image_net() -> subject.EfficientNetLite0:
+    return subject.load()
 
 
 def blurred(frames: np.ndarray, sigma_px: float) -> np.ndarray:

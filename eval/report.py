@@ -86,6 +86,7 @@ def _facts(found: dict[str, Any]) -> str:
         ", ".join(str(value) for value in hardware.values()),
         "preprocessing: " + "; ".join(f"{name} {value}" for name, value in found["preprocessing"].items()),
         "measures: " + "; ".join(f"{name} {version}" for name, version in found["measures"].items()),
+        *(f"without {what}" for what in found["missing"]),
     ]
     return "<p>" + "<br>".join(map(_text, lines)) + "</p>"
 

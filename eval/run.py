@@ -27,7 +27,15 @@ from . import accuracy, against, report, results, tables, vbench
 from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
-from .measure import Measure, Measured, measure_files, physical_measure, quality_measure, tabletop_measure
+from .measure import (
+    Measure,
+    Measured,
+    measure_files,
+    physical_measure,
+    quality_measure,
+    subject_measure,
+    tabletop_measure,
+)
 from .optional import optional_measures
 from .prompt_lists import LISTS
 from .tabletop import table
@@ -99,11 +107,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    with_truth = args.suite == "tabletop"
-    measures = [quality_measure()]
-    if with_truth:
-        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
-    measures += optional_measures(args.clap, args.synchformer, args.imagebind)
+    measures, missing = chosen_measures(args)
     args.output.mkdir(parents=True, exist_ok=True)
     contenders = contend(args)
     if args.part is not None:
@@ -123,6 +127,7 @@ def main() -> None:
             "blur_px": args.blur,
         },
         "measures": {measure.name: measure.version for measure in measures},
+        "missing": missing,
         "environment": results.environment(),
         "models": models,
         "comparisons": results.all_comparisons(models),
@@ -131,6 +136,22 @@ def main() -> None:
     print(told(found))
     print(f"written: {args.output / 'results.json'}")
     print(f"written: {report.write(found, args.output, blind=args.blind, embed_mib=args.embed_mib)}")
+
+
+def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]:
+    """What is measured of every clip, the cheap and the certain first; and what is not, with what would bring it.
+
+    Raises:
+        InputError: what was asked for, or the ``eval`` extra, is missing.
+    """
+    measures, missing = [quality_measure()], []
+    if args.suite == "tabletop":
+        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
+    try:
+        measures.append(subject_measure())
+    except InputError as error:
+        missing.append(f"subject consistency: {error}")
+    return measures + optional_measures(args.clap, args.synchformer, args.imagebind), missing
 
 
 def contend(args: argparse.Namespace) -> list[Contender]:
@@ -255,6 +276,7 @@ def told(found: dict[str, Any]) -> str:
             parts.append("\n".join(against.lines(model["distances"])))
         else:
             parts.append("no distances (KVD, FVD, KID, FID, of sound): they need --reference or --reference-scenes")
+    parts += [f"without {what}" for what in found["missing"]]
     parts += [tables.differences_table(comparison) for comparison in found["comparisons"]]
     return "\n\n".join(parts)
 

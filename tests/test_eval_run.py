@@ -280,7 +280,8 @@ def test_observations_come_back_from_the_cache_as_they_were():
 def test_a_failed_clip_stays_in_the_denominator():
     made = [Made(Asked("a", 0, ASKED), Path("a.mp4")), Made(Asked("b", 1, ASKED | {"action": "rests"}), Path("b.mp4"))]
     rights = [score["right"] for score in judge.verdicts(made, [Measured(), Measured()])]
-    assert all(rights[0][name] is False for name in rights[0] if name != "silence")
+    of_one_body = ("silence", "material_heard")  # ASKED has two
+    assert all(rights[0][name] is False for name in rights[0] if name not in of_one_body)
     assert rights[1]["silence"] is False  # nothing was heard, but there was nothing to hear
     table = judge.confusion([ASKED], judge.verdicts(made[:1], [Measured()]))
     assert table["colour"]["counts"][table["colour"]["words"].index("red")][-1] == 1
@@ -298,7 +299,7 @@ def test_impacts_and_sounds_are_counted_on_clips_that_are_there():
 
 def test_confusion_counts_what_was_taken_for_what():
     seen = [{"bodies": [{"colour": colour}], "action": action} for colour, action in (("blue", "hits"), ("red", None))]
-    tables = judge.confusion([ASKED, ASKED], [{"seen": one} for one in seen])
+    tables = judge.confusion([ASKED, ASKED], [{"seen": one, "right": {"material_heard": None}} for one in seen])
     words, counts = tables["colour"]["words"], tables["colour"]["counts"]
     assert counts[words.index("red")][words.index("blue")] == counts[words.index("red")][words.index("red")] == 1
     assert sum(map(sum, counts)) == 2
@@ -320,7 +321,8 @@ def test_results_of_one_model_through_the_command(tmp_path, fake, monkeypatch, c
     # The two that failed are wrong; the quality of what is there is the mean over what is there.
     assert model["estimates"]["tabletop.colour"]["n"] == model["judgement"]["summary"]["attributes"]["colour"]["n"] == 4
     assert model["estimates"]["quality.sharpness"]["n"] == 2
-    assert set(found["measures"]) == {"quality", "tabletop"}
+    assert set(found["measures"]) == {"quality", "tabletop", "physical"}
+    assert ["python -m eval.fetch efficientnet" in line for line in found["missing"]] == [True]
     assert found["environment"]["versions"]["torch"]
     told = capsys.readouterr().out
     assert "2 of 4 clips scored, 2 failed, the first: RuntimeError: out of memory" in told
@@ -441,7 +443,7 @@ def rows_of(values: dict[str, list[float]]) -> list[dict]:
 def document(rows, **changes) -> dict:
     found = {
         "schema": results.SCHEMA, "suite": "folder", "prompts_sha256": "p", "prompts_rewritten": False,
-        "preprocessing": {"blur_px": 0.0}, "measures": {"quality": "1"},
+        "preprocessing": {"blur_px": 0.0}, "measures": {"quality": "1"}, "missing": [],
         "environment": {"versions": {}, "hardware": {}}, "models": [results.model_results("m", {}, rows)],
         "comparisons": [],
     }  # fmt: skip
