@@ -29,6 +29,7 @@ from .pipeline import VidGenPipeline
 PREVIEW_EVERY_S = 0.4
 """Previews cost a part of a decoding each: so many seconds apart, they are a small part of the work."""
 PREVIEW_COLUMNS = 4
+THREAD_NAME = "vidgen clip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> 
         except BaseException as error:  # handed over, and raised where the user is
             news.put(error)
 
-    worker = threading.Thread(target=work, daemon=True)
+    worker = threading.Thread(target=work, name=THREAD_NAME, daemon=True)
     worker.start()
     try:
         while True:
