@@ -23,7 +23,7 @@ from vidgen.app_form import Form, Material, plain, sizes
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.inspect import command
-from vidgen.making import make, preview
+from vidgen.making import THREAD_NAME, make, preview
 from vidgen.options import parse_args
 from vidgen.pipeline import VidGenPipeline
 
@@ -437,7 +437,7 @@ def test_the_queue_has_a_limit_and_one_is_made_at_a_time(visit, pipeline, tmp_pa
             visitor.wait_for_selector(state)
         second.wait_for_selector("#stage >> text=queue")
         third.click("#make")
-        third.wait_for_selector(".toast-body >> text=/queue is full/i")
+        third.wait_for_selector(".toast-body >> text=busy")
         third.wait_for_selector("#make:not([disabled])")
         second.click("#stop")
         second.wait_for_selector("text=Stopped.")
