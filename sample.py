@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen import cli, recipe
+from vidgen import cli, published_clips, recipe
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
 from vidgen.options import parse_args
+from vidgen.published_folders import is_published
 from vidgen.recipe import file_stem
 
 if TYPE_CHECKING:
@@ -107,12 +108,21 @@ def ensure_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
+    if is_published(args.model):
+        published_clips.check(args, jobs)
+        ensure_writable(jobs[0].path.parent)
+        published_clips.make(args, jobs)
+        return
+    if args.add_audio is not None:
+        raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     if notes:
         print("; ".join(notes), file=sys.stderr)
-    if given is not None and jobs[0].story:
-        raise InputError("what is given goes with one prompt at a time, not with prompts that follow one another")
+    if args.camera is not None:
+        defaults.with_camera("", args.camera)  # before anything is loaded
+    if (given is not None or args.loop) and jobs[0].story:
+        raise InputError("what is given, and --loop, go with one prompt, not with prompts that follow one another")
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)
@@ -136,7 +146,8 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     story = {"story": jobs[0].story} if jobs[0].story else {}
     recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story
     version = pipeline.generation.model_version
-    in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, given is not None)
+    is_one_piece = given is not None or args.loop
+    in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, is_one_piece)
     per_clip = spec.num_frames if in_parts else sampling.steps + 1  # one more for decoding and writing
     unit = "frame" if in_parts else "step"
     with tqdm(total=len(jobs) * per_clip, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -183,6 +194,8 @@ def make_at_once(
         job.prompt,
         given=given,
         with_audio=not args.no_audio,
+        loop=args.loop,
+        camera=args.camera,
         num_frames=spec.num_frames,
         height=spec.height,
         width=spec.width,
@@ -214,8 +227,11 @@ def make_in_parts(
     from vidgen.media import ClipWriter
 
     start_s = time.perf_counter()
+    story: Any = job.story or ((0.0, job.prompt),)
+    if args.camera is not None:
+        story = [(time_s, pipeline.generation.with_camera(prompt, args.camera)) for time_s, prompt in story]
     chunks = pipeline.stream(
-        job.story or job.prompt,
+        story,
         spec.duration_s,
         with_audio=not args.no_audio,
         height=spec.height,

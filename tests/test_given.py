@@ -158,7 +158,7 @@ def test_leading_up_to_a_clip_keeps_it(pipeline, calls):
     assert np.array_equal(output.audio[0, 9000:], sound)
     assert output.audio.shape == (1, 17000)
     unaligned = replace(given, start_frame=10, video=frames[:7])
-    assert unaligned.video_mask(SPEC).tolist() == [False] * 4 + [True]
+    assert unaligned.video_mask(SPEC).flatten().tolist() == [False] * 4 + [True]
     conditioning = encode_given(unaligned, SPEC, pipeline.vae, pipeline.codec)
     expected = pipeline.vae.to_latents(to_video(np.concatenate([frames[[0, 0]], frames[:7]])))[:, :, 2]
     torch.testing.assert_close(conditioning.video[:, :, 4], expected, atol=1e-5, rtol=1e-5)
@@ -289,7 +289,7 @@ def test_a_file_goes_on(files):
     assert notes == ["clip.mp4: 12 frames added, its last 1 made anew"]
     given, spec, notes = read(files, "clip.mp4", extend_s=-0.5)
     assert (spec.num_frames, given.start_frame, len(given.video)) == (27, 13, 14)
-    assert given.video_mask(spec).tolist() == [False] * 4 + [True] * 4
+    assert given.video_mask(spec).flatten().tolist() == [False] * 4 + [True] * 4
     given, spec, notes = read(files, "long.mp4", extend_s=0.5)  # its end is kept, as much as the longest clip holds
     assert (spec.num_frames, len(given.video)) == (34, 22)
     assert np.abs(given.video.astype(int) - smooth_frames(60)[38:]).mean() < 6

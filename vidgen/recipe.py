@@ -51,6 +51,8 @@ def read_material(
         video=args.video,
         extend_s=args.extend,
         replaced=args.replace,
+        mask=args.mask,
+        strength=args.strength,
         only=args.only,
         audio=args.audio,
         with_audio=not args.no_audio,
@@ -60,13 +62,18 @@ def read_material(
 
 def material_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, by file name, as the settings record it; empty if nothing was."""
-    paths = {"image": args.image, "last_image": args.last_image, "video": args.video, "audio": args.audio}
-    values: dict[str, Any] = {name: path.name for name, path in paths.items() if path is not None}
+    names = ("image", "last_image", "video", "mask", "audio")
+    values: dict[str, Any] = {name: path.name for name in names if (path := getattr(args, name)) is not None}
     if args.keyframe:
         values["keyframes"] = {str(frame): path.name for frame, path in args.keyframe}
-    choices = {"extend_s": args.extend, "replaced_s": args.replace, "only": args.only}
+    choices = {"extend_s": args.extend, "replaced_s": args.replace, "strength": args.strength, "only": args.only}
     values |= {name: value for name, value in choices.items() if value is not None}
-    return ({"given": values} if values else {}) | ({"with_audio": False} if args.no_audio else {})
+    settings: dict[str, Any] = {"given": values} if values else {}
+    if args.no_audio:
+        settings["with_audio"] = False
+    if args.loop:
+        settings["loop"] = True
+    return settings | ({"camera": args.camera} if args.camera else {})
 
 
 def sampling_settings(sampling: "Sampling", negative_prompt: str) -> dict[str, Any]:
@@ -115,6 +122,6 @@ def file_stem(prompt: str, seed: int) -> str:
     return f"{slug}-{seed}"
 
 
-def is_made_in_parts(spec: ClipSpec, defaults: GenerationConfig, has_material: bool) -> bool:
-    """Whether a clip is so long that it is made window by window."""
-    return not has_material and spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
+def is_made_in_parts(spec: ClipSpec, defaults: GenerationConfig, is_one_piece: bool) -> bool:
+    """Whether a clip is so long that it is made window by window; one with material, or a loop, never is."""
+    return not is_one_piece and spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
