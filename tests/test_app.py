@@ -38,7 +38,8 @@ def form(**fields):
     values = {
         "prompt": "a red ball", "files": None, "task": None, "extend_s": 0.25, "replace_from_s": 0.1,
         "replace_to_s": 0.3, "duration_s": round(OWN.spec().duration_s, 1), "size": "64x32", "seed": "3", "steps": 2,
-        "guidance": 2.0, "audio_guidance": 3.0, "negative_prompt": None, "with_sound": True,
+        "guidance": 2.0, "audio_guidance": 3.0, "negative_prompt": None,
+        "camera": "", "loop": False, "with_sound": True,
     }  # fmt: skip
     return Form(**(values | fields))
 
@@ -74,6 +75,8 @@ def test_fields_become_the_options_of_a_command(files):
     assert (args.prompt, args.negative_prompt, args.size) == (["--a_b ball"], "noise", (64, 32))
     assert (args.seed, args.steps, args.guidance, args.audio_guidance) == (3, 2, 2.0, 3.0)
     assert args.no_audio
+    assert (args.camera, args.loop) == (None, False)
+    assert (parsed(files, camera="zooms-in").camera, parsed(files, loop=True).loop) == ("zooms-in", True)
     assert parsed(files, seed=" 9007199254740993 ").seed == 2**53 + 1  # as text no digit is lost
     assert parsed(files, seed="").seed is None
 
@@ -214,6 +217,7 @@ def test_a_preview_of_all_latent_frames_is_the_decoded_clip(pipeline):
         ({"seed": "1e3"}, "whole number"),
         ({"seed": str(2**63)}, "seed"),
         ({"size": "33x32"}, "multiple of 32"),
+        ({"camera": "flies"}, "camera move 'flies' is not known"),
         ({"files": ["broken.png"]}, "cannot be read as a picture"),
         ({"files": ["clip.mp4"], "task": "replace", "replace_from_s": 0.5, "replace_to_s": 0.5}, "span"),
         ({"files": ["clip.mp4"], "task": "extend", "extend_s": 9.0}, "too long"),

@@ -157,7 +157,11 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                     audio_guidance = gr.Slider(0, 15, value=own.audio_guidance_scale, step=0.1,
                                                label="Guidance of the sound")  # fmt: skip
                     negative_prompt = gr.Textbox(label="Keep away from", max_lines=3, max_length=2000)
-                    with_sound = gr.Checkbox(True, label="Make sound")
+                    moves = [("as the prompt says", ""), *((name.replace("-", " "), name) for name in own.cameras)]
+                    camera = gr.Dropdown(moves, value="", label="Camera", visible=len(moves) > 1)
+                    with gr.Row():
+                        loop = gr.Checkbox(False, label="Loop", min_width=100)
+                        with_sound = gr.Checkbox(True, label="Make sound", min_width=100)
             with gr.Column(scale=6, min_width=320):
                 stage = gr.HTML(app_html.WELCOME, elem_id="stage")
                 with gr.Column(visible=False) as result:
@@ -176,7 +180,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                              elem_id="gallery")  # fmt: skip
 
         fields = [prompt, files, task, extend_s, replace_from_s, replace_to_s, duration_s, size, seed, steps, guidance,
-                  audio_guidance, negative_prompt, with_sound]  # fmt: skip
+                  audio_guidance, negative_prompt, camera, loop, with_sound]  # fmt: skip
         assert len(fields) == len(Form.__dataclass_fields__)
 
         def on_stage(clip):
@@ -256,10 +260,11 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             return (
                 clip.tags["prompt"], round(clip.duration_s, 2), f"{settings['width']}x{settings['height']}",
                 clip.tags["seed"], settings["num_inference_steps"], settings["guidance_scale"],
-                settings["audio_guidance_scale"], settings["negative_prompt"], settings.get("with_audio", True),
+                settings["audio_guidance_scale"], settings["negative_prompt"], settings.get("camera", ""),
+                settings.get("loop", False), settings.get("with_audio", True),
             )  # fmt: skip
 
-        def choose(made, event: gr.SelectData):
+        def choose(made, event: gr.SelectData):  # type: ignore[name-defined]
             clip = made[event.index]
             return {stage: app_html.done(clip), **on_stage(clip)}
 
@@ -278,8 +283,8 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
         same_seed.click(lambda clip: clip.tags["seed"], [shown], [seed], **quiet)
         same_settings.click(
             settings_of, [shown],
-            [prompt, duration_s, size, seed, steps, guidance, audio_guidance, negative_prompt, with_sound],
-            **quiet,
+            [prompt, duration_s, size, seed, steps, guidance, audio_guidance, negative_prompt, camera, loop,
+             with_sound], **quiet,
         )  # fmt: skip
     return page
 

@@ -90,6 +90,8 @@ class Form:
     guidance: float
     audio_guidance: float
     negative_prompt: str | None
+    camera: str | None
+    loop: bool
     with_sound: bool
 
     def words(self, own: GenerationConfig) -> list[str]:
@@ -111,8 +113,9 @@ class Form:
         is_moved = abs(self.duration_s - own.spec().duration_s) > DURATION_STEP_S / 2
         if is_moved and task not in OWN_LENGTH and material.sound is None:
             words.append(f"--duration={self.duration_s}")
-        if not self.with_sound:
-            words.append("--no-audio")
+        words += [f"--camera={self.camera}"] if self.camera else []
+        words += ["--loop"] if self.loop else []
+        words += [] if self.with_sound else ["--no-audio"]
         if material.sound is not None:
             words.append(f"--audio={material.sound}")
         if len(material.pictures) == 2:

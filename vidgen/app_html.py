@@ -140,6 +140,8 @@ def details(clip: Made) -> str:
     }
     if own["negative_prompt"]:
         facts["Keep away from"] = own["negative_prompt"]
+    if own.get("camera"):
+        facts["Camera"] = own["camera"].replace("-", " ")
     if own.get("given"):
         facts["Given"] = ", ".join(f"{name} {value}" for name, value in own["given"].items())
     rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
