@@ -30,12 +30,12 @@ BOTH, ONLY_PICTURE, ONLY_SOUND = STREAMS = ("picture and sound", "picture", "sou
 
 
 def list_models(folders: list[str]) -> list[str]:
-    """What the combo box offers: the shipped model, if it is there, and every folder with a model in it."""
+    """What the combo box offers: the shipped model, if it is there, and NAME or ORG/NAME of those in the folders."""
     found = {
         path.parent.relative_to(folder).as_posix()
         for folder in map(Path, folders)
-        for path in folder.glob("**/model_index.json")
-        if path.parent != folder
+        for pattern in ("*/model_index.json", "*/*/model_index.json")
+        for path in folder.glob(pattern)
     }
     return [SHIPPED] * SHIPPED_MODEL.is_dir() + sorted(found)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import folder_paths
+import torch
 from comfy_api.latest import ComfyExtension, InputImpl, Types, io
 
 from ..options import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
@@ -84,6 +85,7 @@ def clip_outputs() -> list[Any]:
     ]
 
 
+@torch.no_grad()
 def sample(
     model: VidGenModel,
     text: VidGenText,
@@ -119,6 +121,7 @@ def sample(
     )
 
 
+@torch.no_grad()
 def decode(model: VidGenModel, latents: VidGenLatents) -> io.NodeOutput:
     pipeline, spec = model.loaded(), latents.spec
     frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True)

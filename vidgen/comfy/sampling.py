@@ -22,8 +22,6 @@ from ..errors import InputError
 from ..given import Given
 from ..pipeline import Sampling, VidGenPipeline
 
-PREVIEW_PIXELS = 512
-
 
 class VidGenNetworks(nn.ModuleDict):
     """All networks of a pipeline as one module, for ComfyUI to move about."""
@@ -127,7 +125,7 @@ class Progress:
         memory.throw_exception_if_processing_interrupted()
         preview = None
         if comfy_args.preview_method != LatentPreviewMethod.NoPreviews:
-            preview = ("JPEG", self._picture(values["video_latents"]), PREVIEW_PIXELS)
+            preview = ("JPEG", self._picture(values["video_latents"]), comfy_args.preview_size)
         self.bar.update_absolute(step + 1, self.steps, preview)
 
     def _picture(self, latents: Tensor) -> Image.Image:
