@@ -7,8 +7,9 @@
     accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
         --teacher out/dit/model
 
-``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
-simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
+``--data`` is a folder of shards (python -m vidgen.data.prepare) or of clips (captions in metadata.jsonl or same-named
+.txt files; sound is optional), or a file of simulated tabletop scenes (python -m vidgen.tabletop.physics); several are
+mixed, ``--data A:0.7 B:0.3`` by weight. To resume after a stop, run the same command again: data,
 noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. SIGTERM, which
 schedulers send, ends a run with a checkpoint. The dit and distill stages end in a complete model folder for
 sample.py --model.
@@ -34,8 +35,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config
-from vidgen.data.sampling import KeyedBatches, SeededBatches
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
+from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
 from vidgen.muon import Muon
@@ -55,7 +58,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
-    parser.add_argument("--data", required=True, type=Path, help="a folder of clips, or a .npz of simulated scenes")
+    parser.add_argument(
+        "--data", required=True, nargs="+", action="extend", type=parse_source, metavar="PATH[:WEIGHT]",
+        help="shards (vidgen.data.prepare), a folder of clips, or a .npz of simulated scenes; several are mixed",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
@@ -66,6 +72,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="training time of the whole stage, in all runs together, instead of a number of steps",
     )
+    parser.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
+    parser.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
+    parser.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
     parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
     parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
@@ -74,7 +83,11 @@ def parse_arguments() -> argparse.Namespace:
         "--text", default=str(SHIPPED_MODEL / "text_encoder"), help="dit: text encoder, a folder or a hub id"
     )
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for key in ("lora_rank", "lora_alpha"):
+        if getattr(args, key) is not None:
+            args.set.append(f"{key}={getattr(args, key)}")
+    return args
 
 
 def main() -> None:
@@ -181,7 +194,9 @@ def train(
             checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
             allowance.note(step)
         if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
-            stage.sheet(average, output / "samples" / f"step-{step:07d}.png")
+            sheet = output / "samples" / f"step-{step:07d}.png"
+            stage.sheet(average, sheet)
+            log.samples(step, measure_sheet(sheet))
         accelerator.wait_for_everyone()
         if stop:
             break
@@ -211,6 +226,7 @@ def iterate(
         start_batch=start_batch,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        layout=Layout.of(dataset),
     )
     loader = DataLoader(
         SeededBatches(dataset, settings.seed),

@@ -11,7 +11,6 @@ computed twice.
 """
 
 import argparse
-import hashlib
 import json
 import warnings
 from dataclasses import asdict, replace
@@ -31,9 +30,9 @@ from vidgen.files import replacing
 from vidgen.media import read_clip
 
 from . import extractors
+from .cache import kept_at, sha256
 from .distances import Distance, Features, frechet_distance, kernel_distance, split_floor
 from .extractors import Extractor
-from .fetch import cache_folder
 
 METRICS = {"video": ("KVD", "FVD"), "frames": ("KID", "FID"), "sound": ("SoundNet KD", "SoundNet FD")}
 """What the kernel and the Fréchet distance of each are called."""
@@ -60,7 +59,7 @@ def main() -> None:
     results |= {side: {"folder": str(getattr(args, side)), "expected": len(folders[side])} for side in folders}
     results["metrics"] = {}
     for metric in args.metric:
-        extractor = _extractor(metric, args.i3d)
+        extractor = extractor_for(metric, args.i3d)
         sides, failures = {}, {}
         for side, files in folders.items():
             sides[side], failures[side] = folder_features(files, extractor)
@@ -116,9 +115,7 @@ def clip_features(path: Path, extractor: Extractor) -> np.ndarray:
     Raises:
         InputError: the clip cannot be read or is none for this extractor.
     """
-    key = hashlib.sha256(path.read_bytes())
-    key.update(f"\0{extractor.name}\0{extractor.preprocessing}".encode())
-    cached = cache_folder() / "features" / f"{key.hexdigest()}.npy"
+    cached = kept_at("features", sha256(path), extractor.name, extractor.preprocessing, suffix=".npy")
     if cached.is_file():
         return np.load(cached, allow_pickle=False)
     clip = read_clip(path, sample_rate_hz=extractor.sound_rate_hz, max_frames=extractor.max_frames)
@@ -160,7 +157,8 @@ def compare(
     return {"distances": distances, "notes": notes}
 
 
-def _extractor(metric: str, torchscript: Path | None) -> Extractor:
+def extractor_for(metric: str, torchscript: Path | None = None) -> Extractor:
+    """The network of one of ``METRICS``. Raises InputError if its weights are not at hand."""
     if metric == "video":
         return extractors.i3d(torchscript)
     return extractors.inception() if metric == "frames" else extractors.soundnet()

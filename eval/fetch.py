@@ -12,7 +12,6 @@ arbitrary is unpickled; what comes out is a safetensors file in the cache (``VID
 import argparse
 import hashlib
 import io
-import os
 import pickle
 import subprocess
 import sys
@@ -34,6 +33,8 @@ from vidgen.cli import run
 from vidgen.errors import InputError
 from vidgen.files import replacing
 
+from .cache import cache_folder
+
 
 @dataclass(frozen=True)
 class Source:
@@ -48,11 +49,6 @@ class Source:
     member: str
     """The file in it, the folder of a source archive left out."""
     convert: Callable[[bytes], dict[str, Tensor]]
-
-
-def cache_folder() -> Path:
-    """Where fetched weights and features are kept."""
-    return Path(os.environ.get("VIDGEN_CACHE") or Path.home() / ".cache" / "vidgen")
 
 
 def weights_path(name: str) -> Path:

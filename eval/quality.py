@@ -42,13 +42,16 @@ def measure(clip: Clip) -> dict[str, float | None]:
     }
 
 
-def measure_file(path: str | Path) -> dict[str, float | None]:
+def measure_file(path: str | Path, clip: Clip | None = None) -> dict[str, float | None]:
     """All figures of a file; the mismatch of durations is that of its streams, which reading evens out.
+
+    Args:
+        clip: what ``read_clip`` gave of the file, if it has been read.
 
     Raises:
         InputError: the file cannot be read.
     """
-    figures = measure(read_clip(path))
+    figures = measure(clip or read_clip(path))
     with av.open(str(path)) as container:
         picture_s, sound_s = (
             next((float(s.duration * s.time_base) for s in streams if s.duration and s.time_base), None)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from eval import run as eval_run
 from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
 from eval.tabletop import Observation, compare, moved_sounds, observe, shuffled_prompts, summarise, table
 from eval.train_verifier import body_loss, map_loss
@@ -15,9 +14,7 @@ from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, 
 from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.media import write_video
 from vidgen.tabletop.captions import attributes
-from vidgen.tabletop.physics import save_trajectories
 from vidgen.tabletop.render import render
 from vidgen.tabletop.scene import CAMERAS, COLOURS, Body, Contact, Look, Trajectory
 from vidgen.tabletop.source import TabletopClips
@@ -266,33 +263,6 @@ def test_summary_has_shares_with_intervals_and_controls_fall_apart():
     assert summarise([])["attributes"] == {}
 
 
-def test_prompts_come_from_a_file(tmp_path):
-    path = tmp_path / "prompts.json"
-    path.write_text(json.dumps([{"prompt": "a red ball", "seed": 3, "attributes": ASKED}]))
-    assert eval_run.load_prompts(path)[0].seed == 3
-    for text in ("[]", "{", '[{"prompt": "x"}]'):
-        path.write_text(text)
-        with pytest.raises(InputError):
-            eval_run.load_prompts(path)
-    with pytest.raises(InputError, match="no such file"):
-        eval_run.load_prompts(tmp_path / "none.json")
-
-
-def test_command_ends_with_one_line_on_bad_input(monkeypatch, tmp_path):
-    for arguments in (["--output", str(tmp_path)], ["--model", "m", "--output", str(tmp_path), "--limit", "0"]):
-        monkeypatch.setattr("sys.argv", ["eval.run", *arguments])
-        with pytest.raises(InputError):
-            eval_run.main()
-
-
-def test_blur_keeps_the_mean_and_the_shape():
-    frames = np.zeros((2, 32, 40, 3), np.uint8)
-    frames[:, 16, 20] = 255
-    out = eval_run.blurred(frames, 1.0)
-    assert out.shape == frames.shape
-    assert out[0, 16, 20, 0] == pytest.approx(255 / (2 * np.pi), abs=2)
-
-
 @pytest.fixture(scope="module")
 def instrument() -> Verifier:
     return Verifier.load(WEIGHTS)
@@ -320,35 +290,6 @@ def test_shipped_instrument_sees_what_is_there(instrument):
     other = dict(batch["truth"][0], bodies=[{"colour": "nothing", "shape": "cube"}], action="rolls")
     assert not any(compare(observe(instrument, frames, waveform, 24.0, 24000), other)["right"][name]
                    for name in ("colour", "shape", "action"))  # fmt: skip
-
-
-def test_real_clips_through_the_command(instrument, monkeypatch, tmp_path, capsys):
-    rolling, resting = scene(action="rolls", direction="left"), scene(x=(0.2, 0.2), action="rests")
-    save_trajectories(tmp_path / "two.npz", [rolling, resting])
-    arguments = ["eval.run", "--real", str(tmp_path / "two.npz"), "--output", str(tmp_path / "out"), "--limit", "2"]
-    monkeypatch.setattr("sys.argv", arguments)
-    eval_run.main()
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["clips"] == len(results["verdicts"]) == 2
-    assert results["summary"]["attributes"]["colour"]["n"] == 2
-    assert "colour" in capsys.readouterr().out
-
-
-def test_clips_of_another_model_are_not_scored(monkeypatch, tmp_path):
-    class Other:
-        class generation:
-            model_version = "new"
-
-    monkeypatch.setattr("vidgen.pipeline.VidGenPipeline.from_pretrained", lambda *args, **kwargs: Other)
-    spec = ClipSpec(num_frames=2, height=32, width=32)
-    tags = {"prompt": "a red ball", "seed": "1", "model_version": "old"}
-    write_video(tmp_path / "0000.mp4", np.zeros((2, 32, 32, 3), np.uint8), None, spec.frame_rate, 24000, tags)
-    asked = [eval_run.Asked("a red ball", 1, ASKED)]
-    with pytest.raises(InputError, match="another model"):
-        eval_run.generate(tmp_path, asked, tmp_path, "cpu", 1)
-    Other.generation.model_version = "old"
-    paths, version = eval_run.generate(tmp_path, asked, tmp_path, "cpu", 1)
-    assert (paths, version) == ([tmp_path / "0000.mp4"], "old")
 
 
 def test_attributes_of_a_scene_are_what_is_compared():

@@ -151,12 +151,28 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
         curve = losses(output)
         assert sum(curve[-3:]) < 0.97 * sum(curve[:3]), (output, curve)
         assert list((output / "samples").glob("*.png"))
+    assert "sharpness" in (dit / "samples" / "step-0000040.csv").read_text()
 
     from vidgen.pipeline import VidGenPipeline
 
     made = VidGenPipeline.from_pretrained(dit / "model")("bikes pass by", num_inference_steps=2)
     assert made.frames.shape == (1, 5, 32, 32, 3)
     assert made.audio.shape == (1, 5000)
+
+    adapter = ("--model", dit / "model", "--latents", tmp_path / "latents", "--lora-rank", "2", "--lora-alpha", "8")
+    few = ("num_frames=5", "height=32", "width=32", "cached_clips=6", "steps=6", "log_every=2", "checkpoint_every=3")
+    run(monkeypatch, *command("dit", recordings, tmp_path / "lora", *few), *adapter, "--stop-after", "0")
+    run(monkeypatch, *command("dit", recordings, tmp_path / "lora", *few), *adapter)
+    kept = weights(tmp_path / "lora")
+    assert kept
+    assert all(".lora_" in name for name in kept)  # the rest is the model's, and is not stored again
+    adapted = VidGenPipeline.from_pretrained(dit / "model")
+    adapted.load_lora_weights(tmp_path / "lora" / "model")
+    again = adapted("bikes pass by", num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    adapted.unload_lora_weights()
+    before = adapted("bikes pass by", num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert (again.frames != before.frames).any()
+    assert list((tmp_path / "lora" / "samples").glob("step-*-0.mp4"))
 
     wider = ("num_frames=5", "height=32", "width=32", "model_width=64", "depth=1", "steps=1")
     with pytest.raises(InputError, match=r"width=32.*ask for 64"):

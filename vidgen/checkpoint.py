@@ -27,7 +27,7 @@ def save(
     target = folder / f"step-{step:07d}"
     part = folder / f".part-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
-    tensors = {name: module.state_dict() for name, module in modules.items()}
+    tensors = {name: _trained(module) for name, module in modules.items()}
     tensors |= {name: _flatten(optimizer) for name, optimizer in optimizers.items()}
     try:
         part.mkdir(parents=True)
@@ -55,7 +55,10 @@ def load_latest(folder: Path, modules: dict[str, nn.Module], optimizers: dict[st
     latest = checkpoints[-1]
     try:
         for name, module in modules.items():
-            module.load_state_dict(load_file(latest / f"{name}.safetensors"))
+            values = load_file(latest / f"{name}.safetensors")
+            if values.keys() == _trained(module).keys():
+                values = module.state_dict() | values
+            module.load_state_dict(values)
         for name, optimizer in optimizers.items():
             _unflatten(optimizer, load_file(latest / f"{name}.safetensors"))
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
@@ -66,6 +69,12 @@ def load_latest(folder: Path, modules: dict[str, nn.Module], optimizers: dict[st
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """Of a network with adapters (``vidgen.lora``) these alone: what they adapt stays as it was at the start."""
+    tensors = module.state_dict()
+    return {key: value for key, value in tensors.items() if ".lora_" in key} or tensors
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from .given import ROUNDING, Given, Span
 from .media import Clip, MediaInfo, probe, read_clip, read_sound
 from .mp4 import resampled, to_length
 
+WHITE = 128
+
 
 def read_given(
     spec: ClipSpec,
@@ -23,7 +25,8 @@ def read_given(
     video: Path | Clip | None = None,
     extend_s: float | None = None,
     replaced: Span | None = None,
-    remade: np.ndarray | None = None,
+    mask: Path | np.ndarray | None = None,
+    strength: float | None = None,
     only: str | None = None,
     audio: Path | tuple[np.ndarray, int] | None = None,
     with_audio: bool = True,
@@ -37,8 +40,10 @@ def read_given(
         longest: the longest clip that material may make; more of it is not read.
         keyframes: files or pictures (H, W, 3) uint8 by frame of the clip; -1 is its last frame.
         video: a file, or frames with or without sound; goes with ``extend_s`` (seconds; negative goes on backward),
-            ``replaced`` or ``remade``, or ``only`` "audio".
-        remade: (1 or T, H, W) bool, the places of a video in memory, of any size, that are made anew.
+            ``replaced``, ``mask``, ``strength``, or ``only`` "audio".
+        mask: of the video's size, white (or true, (1 or T, H, W) bool) where its picture is to be made anew; its sound
+            is kept, outside ``replaced``.
+        strength: how much of what is made anew changes (``Given.strength``); without ``replaced`` and ``mask``, of all.
         only: "video" or "audio": make just that, and keep the other.
         audio: any file with sound, or a waveform (N,) float32 and its rate in Hz.
         with_audio: False leaves sound out.
@@ -55,15 +60,17 @@ def read_given(
     elif video is not None:
         frames, waveform, changes = _read_video(video, spec, limit.num_frames)
         spec, notes = replace(spec, num_frames=len(frames)), _as_note(video, changes)
-        spans = () if replaced is None else (replaced,)
-        if replaced is None and remade is None:
+        if replaced is None and strength is not None and mask is None:
+            replaced = (0.0, spec.duration_s)
+        if replaced is None and mask is None:
             given = Given(video=frames)
         else:
             if only is not None and waveform is None and with_audio:
                 raise InputError(f"{_name(video)}: has no sound that could be kept: make it anew too, or none")
+            spans = () if replaced is None else (replaced,)
             given = Given(video=frames, waveform=waveform, replaced_video=spans if only != "audio" else (),
-                          replaced_audio=spans if only != "video" else (),
-                          remade=None if remade is None else _conformed_mask(remade, video, spec))  # fmt: skip
+                          replaced_audio=spans if only != "video" else (), strength=strength or 1.0,
+                          mask=None if mask is None else _conformed_mask(mask, video, spec))  # fmt: skip
     elif audio is not None:
         if isinstance(audio, tuple):
             waveform = resampled(audio[0][None], audio[1], spec.sample_rate_hz)[0].clip(-1, 1)
@@ -173,15 +180,27 @@ def _conformed(clip: Clip, spec: ClipSpec, start_s: float, max_frames: int) -> C
     return Clip(frames, waveform, spec.frame_rate, spec.sample_rate_hz)
 
 
-def _conformed_mask(mask: np.ndarray, video: Path | Clip, spec: ClipSpec) -> np.ndarray:
-    """(1 or T, H, W) bool, placed in time and space as the frames of ``video`` are."""
+def _conformed_mask(mask: Path | np.ndarray, video: Path | Clip, spec: ClipSpec) -> np.ndarray:
+    """(1 or T, H, W) bool, placed in time and space as the frames of ``video`` are.
+
+    Raises:
+        InputError: a mask of another size or length than the video's, or a file that is no picture.
+    """
+    info = _info(video) if isinstance(video, Clip) else probe(video)
+    if isinstance(mask, Path):
+        name, mask = str(mask), np.asarray(_open_picture(mask).convert("L"))[None] >= WHITE
+    else:
+        name = "the mask"
+    if mask.shape[1:] != (info.height, info.width):
+        raise InputError(f"{name}: a mask of {mask.shape[2]}×{mask.shape[1]} does not fit {_name(video)}, which has "
+                         f"{info.width}×{info.height}")  # fmt: skip
     pictures = np.repeat(mask[..., None], 3, axis=3).astype(np.uint8) * 255
     if len(mask) == 1:
-        return _fitted(Image.fromarray(pictures[0]), spec.height, spec.width)[None, ..., 0] > 127
+        return _fitted(Image.fromarray(pictures[0]), spec.height, spec.width)[None, ..., 0] >= WHITE
     if not isinstance(video, Clip) or len(mask) != len(video.frames):
         raise InputError(f"a mask has one picture, or one for each frame of the video, not {len(mask)}")
     masks = Clip(pictures, None, video.frame_rate, video.sample_rate_hz)
-    return _conformed(masks, spec, 0.0, spec.num_frames).frames[..., 0] > 127
+    return _conformed(masks, spec, 0.0, spec.num_frames).frames[..., 0] >= WHITE
 
 
 def _name(source: Path | Clip) -> str:
@@ -200,14 +219,7 @@ def read_picture(path: str | Path, height: int, width: int) -> tuple[np.ndarray,
     Raises:
         InputError: the file is missing or no picture.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as PIL's decoders raise them
-        raise InputError(f"{path}: cannot be read as a picture") from error
+    upright = _open_picture(Path(path))
     changes = []
     if upright.size != (width, height):
         changes.append(f"{upright.width}×{upright.height} cropped and scaled to {width}×{height}")
@@ -217,3 +229,14 @@ def read_picture(path: str | Path, height: int, width: int) -> tuple[np.ndarray,
 def _fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
     """(height, width, 3) uint8: the largest central part of that shape, scaled."""
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
+
+
+def _open_picture(path: Path) -> Image.Image:
+    """A picture file, upright."""
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as PIL's decoders raise them
+        raise InputError(f"{path}: cannot be read as a picture") from error

@@ -22,6 +22,8 @@ from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
 from .loading import cast, load_network
+from .loop import close_loop, looped_spec
+from .lora import LoraPipeline
 from .solvers import State, euler, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
@@ -64,7 +66,7 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
-class VidGenPipeline(DiffusionPipeline):
+class VidGenPipeline(LoraPipeline, DiffusionPipeline):
     """Text to video with sound.
 
     Args:
@@ -146,6 +148,8 @@ class VidGenPipeline(DiffusionPipeline):
         *,
         given: Given | None = None,
         with_audio: bool = True,
+        loop: bool = False,
+        camera: str | None = None,
         num_frames: int | None = None,
         duration_s: float | None = None,
         height: int | None = None,
@@ -167,6 +171,8 @@ class VidGenPipeline(DiffusionPipeline):
                 back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
                 for the four frames of the latent frame that it falls in. See ``Given``.
             with_audio: False denoises the picture alone, without its sound.
+            loop: after the last frame of the clip comes its first.
+            camera: a move that the model knows by name (``self.generation.cameras``), put into words.
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
             solver: "euler", "heun" or "midpoint".
@@ -185,12 +191,15 @@ class VidGenPipeline(DiffusionPipeline):
         if len(negatives) != len(prompts):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         defaults = self.generation
+        if camera is not None:
+            prompts = [defaults.with_camera(text, camera) for text in prompts]
         sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
         if output_type not in ("np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is not known: use np, pt or latent")
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
+        made = looped_spec(spec) if loop else spec
 
         stages = _Stopwatch(self.device)
         text = self.encode_text(prompts)
@@ -198,21 +207,32 @@ class VidGenPipeline(DiffusionPipeline):
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
-            conditioning = self.encode_given(given, spec)
+            conditioning = self.encode_given(given, made)
             stages.end("encode")
 
-        video_noise, audio_noise = self.noise(spec, len(prompts), generator)
+        video_noise, audio_noise = self.noise(made, len(prompts), generator)
+        if loop:
+
+            def make_first() -> Tensor:
+                alone = (video_noise[:, :, :1], None)
+                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
+                assert first is not None
+                return first
+
+            conditioning = close_loop(conditioning, made, self.vae, make_first)
         video, audio = self.denoise(
             (video_noise, audio_noise if with_audio else None),
             text,
             negative_text,
             sampling,
-            spec.video_latent_times_s(),
-            spec.audio_latent_times_s(),
+            made.video_latent_times_s(),
+            made.audio_latent_times_s(),
             conditioning,
             callback_on_step_end,
         )
         assert video is not None
+        video = video[:, :, : spec.latent_frames]
+        audio = None if audio is None else audio[:, :, : spec.audio_latents]
         stages.end("denoise")
 
         frames: Any = video
@@ -287,8 +307,10 @@ class VidGenPipeline(DiffusionPipeline):
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,
         )
-        shifts = (self.generation.video_shift, self.generation.audio_shift)
-        sigmas = tuple(sigma_schedule(sampling.steps, shift) for shift in shifts)
+        sigmas = (
+            conditioning.video_strength * sigma_schedule(sampling.steps, self.generation.video_shift),
+            conditioning.audio_strength * sigma_schedule(sampling.steps, self.generation.audio_shift),
+        )
 
         def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
             """The state stays in float32: rounding of small steps would add up."""
@@ -309,7 +331,7 @@ class VidGenPipeline(DiffusionPipeline):
 
     def encode_given(self, given: Given, spec: ClipSpec) -> Conditioning:
         """Clean latents and masks of what is given; see ``conditioning.encode_given``."""
-        return encode_given(given, spec, self.vae, self.codec, self.transformer.config.patch)
+        return encode_given(given, spec, self.vae, self.codec)
 
     def noise(
         self, spec: ClipSpec, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
@@ -359,7 +381,12 @@ class VidGenPipeline(DiffusionPipeline):
         Args:
             dtype: what weights are stored as; None keeps that of each component.
             max_shard_size: of a weights file.
+
+        Raises:
+            InputError: the transformer has adapters, which are files of their own.
         """
+        if getattr(self.transformer, "peft_config", None):
+            raise InputError("a model is saved without its LoRAs: fuse_lora() or unload_lora_weights() first")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.register_modules(**self.components)

@@ -165,6 +165,12 @@ class Log:
                 self.board.add_scalar(key, value, step)
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
 
+    def samples(self, step: int, figures: dict[str, float]) -> None:
+        """What was measured of sample clips, for TensorBoard."""
+        if self.board is not None:
+            for key, value in figures.items():
+                self.board.add_scalar(f"samples/{key}", value, step)
+
     def _forget_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond the checkpoint that this one resumes from."""
         if self.path.exists() and self.path.stat().st_size == 0:

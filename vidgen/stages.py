@@ -5,6 +5,7 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
-from .caching import at_hand, channel_statistics, latent_clips, latent_deviations
+from .caching import at_hand, channel_statistics, latent_clips, latent_deviations, latent_scales
 from .clip import ClipSpec, Compression
+from .data.sampling import KeyedBatches, Layout
 from .data.source import open_clips, to_float, to_uint8
 from .errors import InputError
+from .generation import GenerationConfig
+from .sheets import contact_sheet, prompt_sheet, save_sheet
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -50,7 +54,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
                        encoder_depth=settings.depth, decoder_depth=settings.depth,
                        **bottleneck(settings))  # fmt: skip
     spec = clip_spec(settings, num_frames=settings.window_frames)
-    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False)
+    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False,
+                         in_buckets=settings.buckets)  # fmt: skip
     weights = VAELossWeights(
         l1=settings.l1_weight,
         l2=settings.l2_weight,
@@ -74,10 +79,9 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
-        for clip in dataset[held_back_keys(dataset, 3)]["video"]:
+        shown = [dataset[[key]]["video"][0] for key in held_back_keys(dataset, 3)]  # of any shape
+        for clip in shown:
             reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
             decibels = psnr_db(to_uint8(reconstruction), clip)
             for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
@@ -87,10 +91,12 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     @torch.no_grad()
     def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
-        for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
-            batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
-            latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
-        mean, std = channel_statistics(torch.cat(latents))
+        clips = min(64, len(dataset))  # type: ignore[arg-type]
+        batches = KeyedBatches(len(dataset), settings.batch_size, seed=0, layout=Layout.of(dataset))  # type: ignore[arg-type]
+        for keys in itertools.islice(batches, -(-clips // settings.batch_size)):
+            latents.append(average.encode(to_float(dataset[keys]["video"].to(accelerator.device))).mode())
+        # Of several shapes, every position of each.
+        mean, std = channel_statistics(torch.cat([part.movedim(1, 0).flatten(1).T for part in latents]))
         scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
         average.set_latent_statistics(mean, std / scale)
         average.half().save_pretrained(folder)
@@ -125,8 +131,6 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
             decoded = average(waveform[None].to(accelerator.device))[0][0]
@@ -150,11 +154,19 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     from .audio_sync.codec import AudioCodec
     from .dit.model import JointDiT
     from .flow import FlowConfig, flow_loss
+    from .lora import FILE_NAME, add_lora, purpose, save_lora
     from .text import load_text_encoder
     from .vae3d.autoencoder import SpacetimeVAE
 
+    if args.model is not None:
+        args.vae, args.codec = args.vae or args.model / "vae", args.codec or args.model / "codec"
+        args.text, args.init = str(args.model / "text_encoder"), args.init or args.model / "transformer"
     if args.vae is None or args.codec is None:
         raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
+    if settings.lora_rank and args.init is None:
+        raise InputError(
+            "an adapter is trained over a model: give its folder as --model, or its transformer's as --init"
+        )
     device = accelerator.device
     vae = load_frozen(SpacetimeVAE, args.vae).to(device)
     codec = load_frozen(AudioCodec, args.codec).to(device)
@@ -163,24 +175,29 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     spec = clip_spec(settings, compression=compression)
     dataset = latent_clips(
         args, settings, accelerator, vae, codec, spec,
-        caption_dropout=settings.caption_dropout, latent_frames=settings.latent_frames,
+        caption_dropout=settings.caption_dropout, caption_shorten=settings.caption_shorten,
+        caption_swap=settings.caption_swap, latent_frames=settings.latent_frames,
     )  # fmt: skip
 
-    transformer = load_or_make(
-        JointDiT,
-        args.init,
-        latent_deviations(dataset) if settings.precondition else None,
-        video_channels=vae.config.latent_channels,
-        audio_channels=codec.config.latent_channels,
-        text_dim=text_encoder.dim,
-        width=settings.model_width,
-        depth=settings.depth,
-        heads=settings.heads,
-        patch=settings.patch,
-        text_layers=settings.text_layers,
-        local_width=settings.local_width,
-    )
-    if settings.latent_frames:
+    given = {
+        "video_channels": vae.config.latent_channels,
+        "audio_channels": codec.config.latent_channels,
+        "text_dim": text_encoder.dim,
+    }
+    if args.model is None:  # else its size is the model's
+        given |= {
+            "width": settings.model_width,
+            "depth": settings.depth,
+            "heads": settings.heads,
+            "patch": settings.patch,
+            "text_layers": settings.text_layers,
+            "local_width": settings.local_width,
+        }
+    measured = latent_deviations(dataset) if settings.precondition else None
+    transformer = load_or_make(JointDiT, args.init, measured, **given)
+    if settings.lora_rank:
+        add_lora(transformer, settings.lora_rank, settings.lora_alpha or None)
+    elif settings.latent_frames:
         for part in (transformer.audio_in, transformer.audio_head):
             part.requires_grad_(False)  # there is no sound to learn from
     flow = FlowConfig(
@@ -189,41 +206,63 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
         shared=settings.shared_noise,
-        per_modality=(1 - settings.shared_noise) / 2,
-        per_frame=(1 - settings.shared_noise) / 2,
+        per_modality=(1 - settings.shared_noise) / 3,
+        per_frame=(1 - settings.shared_noise) / 3,
+        region=(1 - settings.shared_noise) / 3,
     )
     video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
-    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = dataset.gather(batch) if "clips" in batch else batch
         text, text_mask = text_encoder.encode(batch["captions"])
-        return flow_loss(
+        video, audio = batch.get("video"), batch.get("audio")
+        times_s = video_times_s[batch["frames"]] if "frames" in batch else first(video_times_s, video)
+        loss, parts = flow_loss(
             model,
-            batch["video"],
-            batch.get("audio"),
+            video,
+            audio,
             text,
             text_mask=text_mask,
             has_audio=batch.get("has_audio"),
-            video_times_s=video_times_s[batch["frames"]] if "frames" in batch else video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=times_s,
+            audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
             config=flow,
         )
+        if not settings.buckets:
+            return loss, parts
+        # Every process logs the same parts, and every weight has a gradient, whichever modality is absent.
+        unused = {"video": (model.video_in, model.video_head), "audio": (model.audio_in, model.audio_head)}
+        for name in unused.keys() - parts.keys():
+            parts[name] = torch.zeros_like(loss.detach())
+            loss = loss + 0 * sum(weight.sum() for part in unused[name] for weight in part.parameters())
+        return loss, parts
+
+    shifts: dict[str, Any] = {"video_shift": settings.video_shift, "audio_shift": settings.audio_shift}
+    own = GenerationConfig(**shifts) if args.model is None else GenerationConfig.load(args.model)
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
 
-        shifts = (settings.video_shift, settings.audio_shift)
-        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
-
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
+        shape = {name: getattr(spec, name) for name in ("num_frames", "height", "width")}
+        generation = dataclasses.replace(own, **shape, frame_rate=str(spec.frame_rate), model_version=version)
+        return VidGenPipeline(vae, codec, average, text_encoder, generation)
 
     def finish(average: Any, folder: Path, steps: int) -> None:
-        pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
+        if settings.lora_rank:
+            base = own.model_version if args.model else str(args.init)
+            save_lora(average, folder / FILE_NAME, purpose(base, args.output.name, dataset.captions, steps))
+        else:
+            pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(transformer, at_hand(dataset, device), loss, sheet, finish)
+    return Stage(
+        transformer,
+        at_hand(dataset, device),
+        loss,
+        prompt_sheet(args.prompt or some_captions(dataset), pipeline),
+        finish,
+    )
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
@@ -239,7 +278,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     teacher.transformer.requires_grad_(False)
     own = teacher.generation
     spec = own.spec()
-    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True)
     plan = DistillConfig(
         student_steps=settings.student_steps,
         teacher_substeps=settings.teacher_substeps,
@@ -264,8 +303,8 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
             teacher.text_encoder.encode(captions),
             teacher.text_encoder.encode([""] * len(captions)),
             has_audio=batch["has_audio"],
-            video_times_s=video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=first(video_times_s, batch["video"]),
+            audio_times_s=first(audio_times_s, batch["audio"]),
             seeds=batch["seeds"],
             config=plan,
         )
@@ -281,22 +320,18 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
         )
         return VidGenPipeline(teacher.vae, teacher.codec, average, teacher.text_encoder, generation)
 
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
-
     def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
-    return Stage(student, at_hand(dataset, device), loss, sheet, finish)
+    return Stage(
+        student, at_hand(dataset, device), loss, prompt_sheet(args.prompt or some_captions(dataset), pipeline), finish
+    )
 
 
-def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
-    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture."""
-    from .sheets import contact_sheet, save_sheet
-
-    made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
-    clips = zip(prompts, made.frames, made.audio, strict=True)
-    save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
+def some_captions(dataset: Any, count: int = 4) -> list[str]:
+    """Prompts for sheets, of data that may have no captions at all."""
+    captions = (wordings[0] for wordings in dataset.captions if wordings and wordings[0].strip())
+    return list(itertools.islice(captions, count)) or ["a clip"]
 
 
 def clip_spec(
@@ -360,22 +395,9 @@ def psnr_db(frames: Tensor, reference: Tensor) -> float:
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
 
 
-@torch.no_grad()
-def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
-    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
-
-    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
-    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
-    denoising decides coarse things first, as it does in pixels.
-    """
-    decoded = vae.decode(latents)
-    effect = torch.empty_like(std)
-    for channel in range(len(std)):
-        moved = latents.clone()
-        moved[:, channel] += std[channel]
-        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
-    scale = effect**power
-    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)
+def first(times_s: Tensor, latents: Tensor | None) -> Any:
+    """The times of latents (B, C, t, …) or (B, C, L) that begin with the clip; times do not depend on its length."""
+    return None if latents is None else times_s[: latents.shape[2]]
 
 
 def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:

@@ -158,7 +158,7 @@ def _video_task(
         raise InputError("nothing is to be replaced: set replace_from_s and replace_to_s, or connect a mask")
     return {
         "replaced": None if span == (0, 0) else span,
-        "remade": None if mask is None else _array(mask) > 0.5,
+        "mask": None if mask is None else _array(mask) > 0.5,
         "only": {BOTH: None, ONLY_PICTURE: "video", ONLY_SOUND: "audio"}[replace_in],
     }
 
