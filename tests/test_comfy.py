@@ -109,7 +109,7 @@ def test_frames_go_on():
     assert spec.num_frames == 17
     assert np.array_equal(given.video, to_bytes(video))
     assert len(given.waveform) == 9000
-    assert given.video_mask(spec).tolist() == [True] * 3 + [False] * 2
+    assert given.video_mask(spec).flatten().tolist() == [True] * 3 + [False] * 2
     spec, given, _ = read_request(OWN, video=video, video_task=LEAD_UP, extend_s=9 / 24)
     assert (spec.num_frames, given.start_frame) == (18, 9)
 
@@ -139,15 +139,19 @@ def test_sound_for_frames_and_frames_for_sound():
 def test_parts_are_replaced():
     settings = {"video": images(17), "video_task": REPLACE, "audio": sound(17000)}
     spec, given, _ = read_request(OWN, **settings, replace_from_s=5 / 24, replace_to_s=9 / 24)
-    assert given.video_mask(spec).tolist() == [True, True, False, True, True]
+    assert given.video_mask(spec).flatten().tolist() == [True, True, False, True, True]
     assert given.samples_mask(spec).sum() == 17000 - 4000
     _, given, _ = read_request(OWN, **settings, replace_from_s=0.2, replace_to_s=0.4, replace_in="sound")
     assert given.video_mask(spec).all()
-    mask = torch.zeros(1, 64, 128)
-    mask[:, :, 64:] = 1
+    mask = torch.zeros(1, 32, 64)
+    mask[:, :, 32:] = 1
     _, given, _ = read_request(OWN, **settings, mask=mask, replace_in="picture")
     assert given.samples_mask(spec).all()
-    assert given.remade_mask(spec, token=2).tolist() == [[[False, False, True, True]] * 2] * 5
+    assert given.video_mask(spec).tolist() == [[[True, True, False, False]] * 2] * 5
+    _, given, _ = read_request(OWN, **settings, strength=0.4, replace_in="picture")
+    assert given.strength == 0.4
+    assert not given.video_mask(spec).any()
+    assert given.samples_mask(spec).all()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,10 @@ def test_parts_are_replaced():
         ({"image": images(1), "keyframes": images(1), "keyframe_places": "0"}, "twice"),
         ({"image": torch.zeros(32, 64, 3)}, "pictures are"),
         ({"mask": torch.ones(1, 32, 64)}, "connect a video"),
-        ({"video": images(9), "mask": torch.ones(1, 32, 64)}, "a mask goes with"),
+        ({"strength": 0.5}, "connect a video"),
+        ({"loop": True, "last_image": images(1)}, "a loop ends with"),
+        ({"video": images(9), "strength": 0.5}, "mask and strength go with"),
+        ({"video": images(9), "mask": torch.ones(1, 32, 64)}, "mask and strength go with"),
         ({"video": images(9), "mask": torch.ones(3, 32, 64), "video_task": REPLACE}, "one for each frame"),
         ({"video": images(9), "video_task": REPLACE}, "nothing is to be replaced"),
         ({"video": images(9), "video_task": REPLACE, "replace_to_s": 9.0}, "does not lie in the clip"),
@@ -262,6 +269,8 @@ def fake(monkeypatch, tmp_path):
             "models_dir": str(tmp_path),
             "add_model_folder_path": lambda name, path: None,
             "get_folder_paths": lambda name: [str(tmp_path)],
+            "get_filename_list": lambda name: ["style.safetensors"],
+            "get_full_path": lambda name, file: str(tmp_path / file) if (tmp_path / file).is_file() else None,
         },
         "comfy_api": {},
         "comfy_api.latest": {
@@ -290,6 +299,7 @@ def fake(monkeypatch, tmp_path):
 SETTINGS = {
     "batch_size": 1, "width": 0, "height": 0, "duration_s": 0.0, "frame_rate": 0.0, "num_inference_steps": 0,
     "guidance_scale": -1.0, "audio_guidance_scale": -1.0, "solver": "the model's own", "with_audio": True,
+    "loop": False,
 }  # fmt: skip
 
 
@@ -307,7 +317,7 @@ def test_nodes(fake):
     assert fake.loads == 3
     assert [(step, total) for step, total, _ in fake.updates] == [(1, 2), (2, 2)]
     kind, preview, size = fake.updates[0][2]
-    assert (kind, preview.size, size) == ("JPEG", (64, 32), 512)
+    assert (kind, preview.size, size) == ("JPEG", (3 * 64, 32), 512)
 
     expected = make_pipeline()("a red ball", generator=torch.Generator().manual_seed(4))
     assert np.abs(to_bytes(pictures[1]).astype(int) - expected.frames[0]).max() <= 1
@@ -321,6 +331,8 @@ def test_nodes(fake):
     assert silent[2][0].audio is None
     assert silent[2][0].frame_rate == Fraction(24000, 1001)
 
+    with pytest.raises(InputError, match="camera move 'dances'"):
+        nodes["TextEncode"].execute(model, "a red ball", "", camera="dances")
     for wrong in ({"solver": "magic"}, {"height": 40}):
         with pytest.raises(InputError):
             nodes["Sampler"].execute(model, text, **SETTINGS | wrong, seed=3)
@@ -329,11 +341,54 @@ def test_nodes(fake):
     assert nodes["LoadModel"].validate_inputs("tiny") is True
     assert "no model 'other'" in nodes["LoadModel"].validate_inputs("other")
 
+    loop = nodes["Generate"].execute(model, "a red ball", "", **SETTINGS | {"loop": True}, seed=4).values
+    expected = make_pipeline()("a red ball", loop=True, generator=torch.Generator().manual_seed(4))
+    assert np.abs(to_bytes(loop[0][0]).astype(int) - expected.frames[0]).max() <= 1
+
+    fake.updates.clear()
+    long = nodes["Generate"].execute(model, "a red ball", "", **SETTINGS | {"duration_s": 1.0}, seed=4).values
+    chunks = list(make_pipeline().stream("a red ball", 1.0, generator=torch.Generator().manual_seed(4)))
+    assert np.abs(to_bytes(long[0][0]).astype(int) - np.concatenate([chunk.frames for chunk in chunks])).max() <= 1
+    assert long[1][0]["waveform"].shape == (1, 1, 24000)
+    assert fake.updates[-1][1] == 24
+    assert 0 < fake.updates[-1][0] < 24, "frames that are done"
+
     fake.updates.clear()
     fake.steps_until_interrupt = 3
     with pytest.raises(Interrupted):
         nodes["Sampler"].execute(model, text, **SETTINGS | {"num_inference_steps": 50}, seed=3)
     assert len(fake.updates) == 2
+
+
+def test_loras(fake, tmp_path):
+    pytest.importorskip("peft")
+    from vidgen.lora import add_lora, save_lora
+
+    network = make_pipeline().transformer
+    add_lora(network, rank=2)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    save_lora(network, tmp_path / "style.safetensors", {})
+    nodes = {node.__name__: node for node in asyncio.run(extension_nodes())}
+    (plain,) = nodes["LoadModel"].execute("tiny").values
+    (styled,) = nodes["LoadLora"].execute(plain, "style.safetensors", 1.0).values
+
+    def latents(model):
+        (text,) = nodes["TextEncode"].execute(model, "a red ball", "").values
+        return nodes["Sampler"].execute(model, text, **SETTINGS, seed=3).values[0].video
+
+    first, changed, again = latents(plain), latents(styled), latents(plain)
+    assert torch.equal(first, again), "the other branch of a graph has no LoRA"
+    assert not torch.allclose(first, changed, atol=1e-2)
+    expected = make_pipeline()
+    expected.load_lora_weights(tmp_path / "style.safetensors", scale=0.5)
+    (half,) = nodes["LoadLora"].execute(plain, "style.safetensors", 0.5).values
+    made = expected("a red ball", generator=torch.Generator().manual_seed(3), output_type="latent").frames
+    torch.testing.assert_close(latents(half), made, atol=1e-4, rtol=1e-3)
+    assert nodes["LoadLora"].validate_inputs("style.safetensors") is True
+    assert "no LoRA 'other'" in nodes["LoadLora"].validate_inputs("other")
 
 
 async def extension_nodes():

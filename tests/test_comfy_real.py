@@ -8,6 +8,7 @@ node pack are in a folder of their own.
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import shutil
@@ -122,18 +123,19 @@ class Server:
 def server(tmp_path_factory):
     assert CHECKOUT
     base = tmp_path_factory.mktemp("comfyui")
-    for name in ("custom_nodes", "input", "output", "models/vidgen"):
+    for name in ("custom_nodes", "input", "output", "models/vidgen", "models/loras"):
         (base / name).mkdir(parents=True)
     (base / "custom_nodes" / "vidgen").symlink_to(PACK)
     (base / "models" / "vidgen" / "mine").symlink_to(ROOT / "weights")
     (base / "models" / "vidgen" / "others").mkdir()
     (base / "models" / "vidgen" / "others" / "one").symlink_to(ROOT / "weights")
+    save_example_lora(base / "models" / "loras" / "style.safetensors")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = base / "log.txt"
     command = [sys.executable, str(Path(CHECKOUT) / "main.py"), "--cpu", "--port", str(port), "--base-directory",
-               str(base), "--disable-auto-launch", "--preview-method", "auto", "--preview-size", "128"]  # fmt: skip
+               str(base), "--disable-auto-launch", "--preview-method", "auto", "--preview-size", "512"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=base, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -155,6 +157,23 @@ def server(tmp_path_factory):
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def save_example_lora(path: Path) -> None:
+    """One that changes a lot, at random."""
+    import torch
+
+    from vidgen.lora import add_lora, save_lora
+    from vidgen.pipeline import VidGenPipeline
+
+    network = VidGenPipeline.from_pretrained(ROOT / "weights").transformer
+    add_lora(network, rank=4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    save_lora(network, path, {})
 
 
 def workflow(name: str, **inputs: Any) -> dict[str, Any]:
@@ -204,9 +223,9 @@ def test_a_prompt_becomes_a_file_with_both_streams(server):
     assert clip.frames.std() > 10
     assert np.sqrt((clip.waveform**2).mean()) > 1e-3
     assert run.steps == [1, 2, 3, 4]
-    assert [preview.size for preview in run.previews] == [(128, 128)] * 4
-    assert np.asarray(run.previews[-1].convert("RGB")).std() > 10
-    assert difference(np.asarray(run.previews[-1].convert("RGB")), clip.frames[24]) < 12, "nearly what it became"
+    assert [preview.size for preview in run.previews] == [(4 * 128, 128)] * 4
+    moments = np.concatenate(clip.frames[[0, 16, 32, 48]], axis=1)
+    assert difference(np.asarray(run.previews[-1].convert("RGB")), moments) < 12, "nearly what it became"
 
 
 def test_it_is_the_clip_that_the_pipeline_makes(server):
@@ -327,6 +346,46 @@ def test_parts_are_made_anew(server, example):
     assert left < 10
     assert difference(clip.frames[:, :, 80:], example.frames[:, :, 80:]) > left
     assert likeness(example.waveform, clip.waveform) > 0.95
+
+
+def test_a_video_is_made_anew_in_its_own_likeness(server, example):
+    nodes = workflow("replace_part", replace_to_s=0.0, replace_from_s=0.0, replace_in="picture", strength=0.3)
+    near = server.run(nodes).clip
+    nodes["3"]["inputs"]["strength"] = 0.95
+    far = server.run(nodes).clip
+    assert difference(near.frames, example.frames) < difference(far.frames, example.frames)
+    assert likeness(example.waveform, near.waveform) > 0.95
+
+
+def test_a_loop(server):
+    clip = server.run(workflow("text_to_video", loop=True)).clip
+    assert len(clip.frames) == 49
+    steps = [difference(first, second) for first, second in itertools.pairwise(clip.frames)]
+    assert difference(clip.frames[-1], clip.frames[0]) < 2 * max(steps)
+
+
+def test_a_long_clip_is_made_in_parts(server):
+    run = server.run(workflow("text_to_video", duration_s=5.0, num_inference_steps=2, camera="zooms-in"))
+    assert len(run.clip.frames) == 120
+    assert len(run.clip.waveform) == 120000
+    assert len(run.steps) >= 6, "in three windows or more"
+    stopped = server.run(workflow("text_to_video", duration_s=60.0, seed=8), interrupt_at_step=22)
+    assert stopped.is_interrupted
+    assert not stopped.files
+
+
+def test_a_lora(server, example):
+    plain = server.run(workflow("text_to_video")).clip
+    nodes = workflow("with_lora")
+    styled = server.run(nodes).clip
+    assert difference(plain.frames, styled.frames) > 2
+    nodes["2"]["inputs"]["strength"] = 0.0
+    nodes["3"]["inputs"] |= {"prompt": workflow("text_to_video")["2"]["inputs"]["prompt"], "seed": 7}
+    assert difference(plain.frames, server.run(nodes).clip.frames) < 1
+    nodes["2"]["inputs"]["lora"] = "absent.safetensors"
+    error = server.run(nodes).error
+    assert error is not None
+    assert "there is no LoRA 'absent.safetensors'" in error
 
 
 def test_no_sound(server):
