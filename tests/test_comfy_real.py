@@ -100,7 +100,8 @@ class Server:
                     continue
                 if message["type"] == "progress":
                     run.steps.append(data["value"])
-                    if data["value"] == interrupt_at_step:
+                    if interrupt_at_step is not None and data["value"] >= interrupt_at_step:
+                        interrupt_at_step = None
                         await session.post(f"{self.address}/interrupt", json={"prompt_id": told["prompt_id"]})
                 elif message["type"] == "executed":
                     saved = data["output"].get("images", [])
@@ -172,7 +173,7 @@ def save_example_lora(path: Path) -> None:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.05)
+                parameter.normal_(std=0.3)
     save_lora(network, path, {})
 
 
@@ -369,7 +370,7 @@ def test_a_long_clip_is_made_in_parts(server):
     assert len(run.clip.frames) == 120
     assert len(run.clip.waveform) == 120000
     assert len(run.steps) >= 6, "in three windows or more"
-    stopped = server.run(workflow("text_to_video", duration_s=60.0, seed=8), interrupt_at_step=22)
+    stopped = server.run(workflow("text_to_video", duration_s=60.0, seed=8), interrupt_at_step=40)
     assert stopped.is_interrupted
     assert not stopped.files
 
