@@ -199,7 +199,6 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-        made = looped_spec(spec) if loop else spec
 
         stages = _Stopwatch(self.device)
         text = self.encode_text(prompts)
@@ -207,32 +206,20 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
-            conditioning = self.encode_given(given, made)
+            conditioning = self.encode_given(given, looped_spec(spec) if loop else spec)
             stages.end("encode")
-
-        video_noise, audio_noise = self.noise(made, len(prompts), generator)
-        if loop:
-
-            def make_first() -> Tensor:
-                alone = (video_noise[:, :, :1], None)
-                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
-                assert first is not None
-                return first
-
-            conditioning = close_loop(conditioning, made, self.vae, make_first)
-        video, audio = self.denoise(
-            (video_noise, audio_noise if with_audio else None),
+        video, audio = self.denoise_clips(
+            spec,
+            len(prompts),
             text,
             negative_text,
             sampling,
-            made.video_latent_times_s(),
-            made.audio_latent_times_s(),
             conditioning,
-            callback_on_step_end,
+            with_audio=with_audio,
+            loop=loop,
+            generator=generator,
+            callback_on_step_end=callback_on_step_end,
         )
-        assert video is not None
-        video = video[:, :, : spec.latent_frames]
-        audio = None if audio is None else audio[:, :, : spec.audio_latents]
         stages.end("denoise")
 
         frames: Any = video
@@ -277,6 +264,51 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         if steps < 1:
             raise InputError(f"{steps} steps make no sample: give at least 1")
         return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
+
+    def denoise_clips(
+        self,
+        spec: ClipSpec,
+        batch: int,
+        text: Text,
+        negative_text: Text | None,
+        sampling: Sampling,
+        conditioning: Conditioning,
+        *,
+        with_audio: bool = True,
+        loop: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """From noise to the normalised latents of B clips: picture (B, C, t, h, w), and sound (B, C_a, L) or None.
+
+        Args:
+            text, negative_text: as ``encode_text`` returns them, of B prompts each; the second under guidance only.
+            conditioning: what is given of the clip ``spec``, or of ``looped_spec(spec)`` for a loop.
+            generator, loop, callback_on_step_end: as in ``__call__``.
+        """
+        made = looped_spec(spec) if loop else spec
+        video_noise, audio_noise = self.noise(made, batch, generator)
+        if loop:
+
+            def make_first() -> Tensor:
+                alone = (video_noise[:, :, :1], None)
+                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
+                assert first is not None
+                return first
+
+            conditioning = close_loop(conditioning, made, self.vae, make_first)
+        video, audio = self.denoise(
+            (video_noise, audio_noise if with_audio else None),
+            text,
+            negative_text,
+            sampling,
+            made.video_latent_times_s(),
+            made.audio_latent_times_s(),
+            conditioning,
+            callback_on_step_end,
+        )
+        assert video is not None
+        return video[:, :, : spec.latent_frames], None if audio is None else audio[:, :, : spec.audio_latents]
 
     def denoise(
         self,
