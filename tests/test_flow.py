@@ -279,7 +279,8 @@ def test_errors_by_noise_level_add_up_to_the_whole_and_stand_where_they_belong()
         model, video, audio, torch.zeros(8, 1, 1), has_audio=has_audio, video_times_s=torch.arange(VIDEO[1]),
         audio_times_s=torch.arange(AUDIO[1]), seeds=range(8), config=config, levels=4,
     )  # fmt: skip
-    for name, sigma in (("video", model.rest["video_sigma"].flatten(1)), ("audio", model.rest["audio_sigma"])):
+    sites = model.rest["video_sigma"].expand(8, *VIDEO[1:]).flatten(1)
+    for name, sigma in (("video", sites), ("audio", model.rest["audio_sigma"])):
         ranges = [f"{name}_noise_{k}_of_4" for k in (1, 2, 3, 4)]
         total, seen = (sum(float(parts[f"{key}{end}"]) for key in ranges) for end in ("", "_seen"))
         assert total / seen == pytest.approx(float(parts[name]), rel=1e-5)
