@@ -7,8 +7,9 @@
     accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
         --teacher out/dit/model
 
-``--data`` is a folder of clips (captions in metadata.jsonl or same-named .txt files; sound is optional), or a file of
-simulated tabletop scenes (python -m vidgen.tabletop.physics). To resume after a stop, run the same command again: data,
+``--data`` is a folder of shards (python -m vidgen.data.prepare) or of clips (captions in metadata.jsonl or same-named
+.txt files; sound is optional), or a file of simulated tabletop scenes (python -m vidgen.tabletop.physics); several are
+mixed, ``--data A:0.7 B:0.3`` by weight. To resume after a stop, run the same command again: data,
 noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. SIGTERM, which
 schedulers send, ends a run with a checkpoint. The dit and distill stages end in a complete model folder for
 sample.py --model.
@@ -34,15 +35,18 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config, parallel
-from vidgen.data.sampling import KeyedBatches, SeededBatches, held_back_keys
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
+from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
-from vidgen.noise import to_device
+from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
-from vidgen.progress import Allowance, Log, Unread, Work, by_level, measured_peak_flops_per_s
+from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
 from vidgen.trackers import TRACKERS, open_trackers
+from vidgen.validation import score, validate
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "vae3d": vae_stage,
@@ -56,7 +60,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
-    parser.add_argument("--data", required=True, type=Path, help="a folder of clips, or a .npz of simulated scenes")
+    parser.add_argument(
+        "--data", required=True, nargs="+", action="extend", type=parse_source, metavar="PATH[:WEIGHT]",
+        help="shards (vidgen.data.prepare), a folder of clips, or a .npz of simulated scenes; several are mixed",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
@@ -231,9 +238,12 @@ def train(
             if leads:
                 allowance.note(step)
         if (leads or sharded) and (step % settings.sample_every == 0 or step == settings.steps):
+            seconds = time.perf_counter()
             with tempfile.TemporaryDirectory() as unseen:  # all work on it, one shows it
-                folder = output / "samples" if leads else Path(unseen)
-                stage.sheet(average, folder / f"step-{step:07d}.png")
+                sheet = (output / "samples" if leads else Path(unseen)) / f"step-{step:07d}.png"
+                stage.sheet(average, sheet)
+            if leads:
+                log.aside("samples", step, measure_sheet(sheet), time.perf_counter() - seconds)
         if leads and args.score_every and step % args.score_every == 0:
             seconds = time.perf_counter()
             values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")
@@ -268,6 +278,7 @@ def iterate(
         start_batch=start_batch,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        layout=Layout.of(dataset),
     )
     loader = DataLoader(
         SeededBatches(dataset, settings.seed),
@@ -278,10 +289,6 @@ def iterate(
     )
     for batch in loader:
         yield on_device(batch, accelerator.device)
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: to_device(value, device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 def backward(
@@ -298,39 +305,6 @@ def backward(
         for key, value in {"loss": loss, **parts}.items():
             totals[key] = totals.get(key, torch.zeros((), device=loss.device)) + value.detach() / len(micro_batches)
     return totals.pop("loss"), totals
-
-
-@torch.no_grad()
-def validate(
-    stage: Stage, average: nn.Module, settings: config.TrainConfig, accelerator: Accelerator
-) -> dict[str, float]:
-    """Mean loss and parts of the averaged weights on clips that are never trained on, with the same noise each time.
-
-    Processes share the batches out; where these do not divide evenly, some see one again, which does not count.
-    """
-    clips = SeededBatches(stage.validation, settings.seed)  # type: ignore[arg-type]
-    keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
-    groups = [keys[start : start + settings.batch_size] for start in range(0, len(keys), settings.batch_size)]
-    totals: dict[str, Tensor] = {}
-    for turn in range(0, len(groups), accelerator.num_processes):
-        place = turn + accelerator.process_index
-        group = groups[place % len(groups)]
-        share = len(group) / len(keys) if place < len(groups) else 0.0
-        with accelerator.autocast():
-            loss, parts = stage.loss(average, on_device(clips[group], accelerator.device))
-        for key, value in {"loss": loss, **parts}.items():
-            if value.ndim == 0:
-                totals[key] = totals.get(key, 0) + share * value.float()
-    sums = accelerator.reduce(torch.stack(list(totals.values())), reduction="sum").tolist()
-    return by_level(dict(zip(totals, sums, strict=True)))
-
-
-def score(stage: Stage, average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
-    """FVD, its like for sound, and sync of clips made from the captions of those that are never trained on."""
-    from eval import in_training
-
-    prompts = [wordings[0] for wordings in stage.validation.captions if wordings and wordings[0].strip()]  # type: ignore[union-attr]
-    return in_training.score(stage.pipeline(average), prompts, real, folder)  # type: ignore[misc]
 
 
 def work(stage: Stage, args: argparse.Namespace, accelerator: Accelerator) -> Work:

@@ -1,19 +1,64 @@
-"""What a training run measures of itself every so often: distances to real clips, and whether sound meets motion."""
+"""What a training run measures of itself: figures without weights of its sheets' clips, and now and then distances to
+real clips."""
 
+import csv
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vidgen.mp4 import write_video
+from vidgen.errors import InputError
+from vidgen.files import replacing
 
-from . import extractors
-from .distribution import METRICS, clip_files, compare, folder_features
-from .quality import measure_file
+from . import motion, quality
 
 BATCH = 4
+
+
+def measure_sheet(sheet: Path) -> dict[str, float]:
+    """Measure the clips ``NAME-0.mp4``, … beside a sheet ``NAME.png`` into ``NAME.csv``, a row for each.
+
+    Returns:
+        means over the clips that have a figure, for a log; nothing if there are no clips, or if the packages of the
+        ``eval`` extra are missing, which is said once.
+    """
+    clips = sorted(sheet.parent.glob(f"{sheet.stem}-*.mp4"))
+    try:
+        for module in ("cv2", "pyloudnorm", "scipy.signal"):
+            motion.require(module)
+    except InputError as error:
+        if clips:
+            _tell(f"samples are not measured: {error}")
+        return {}
+    rows: dict[str, dict[str, float | None]] = {}
+    for clip in clips:
+        try:
+            rows[clip.name] = quality.measure_file(clip)
+        except InputError as error:
+            _tell(f"not measured: {error}")
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
+    if names:
+        with replacing(sheet.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["clip", *names])
+            for clip_name, figures in rows.items():
+                values = (figures.get(name) for name in names)
+                writer.writerow([clip_name, *("" if value is None else f"{value:.6g}" for value in values)])
+    means = {}
+    for name in names:
+        known = [value for figures in rows.values() if (value := figures.get(name)) is not None]
+        if known:
+            means[name] = sum(known) / len(known)
+    return means
+
+
+@lru_cache
+def _tell(message: str) -> None:
+    """Once."""
+    print(message)
 
 
 def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> dict[str, float]:
@@ -30,6 +75,11 @@ def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> di
     Raises:
         InputError: fewer than two clips on a side, or packages or weights that are missing.
     """
+    from vidgen.mp4 import write_video
+
+    from . import extractors
+    from .distribution import METRICS, clip_files, compare, folder_features
+
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(prompts), BATCH):
         texts = list(prompts[start : start + BATCH])
@@ -44,5 +94,5 @@ def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> di
         gaussian = metric == "sound"
         outcome = compare(features[0], features[1], METRICS[metric], half_samples=1, gaussian=gaussian)
         scores |= {distance.name.replace(" ", "_"): distance.value for distance in outcome["distances"]}
-    synced = [value for value in (measure_file(path)["onset_sync"] for path in ours) if value is not None]
+    synced = [value for value in (quality.measure_file(path)["onset_sync"] for path in ours) if value is not None]
     return scores | {"onset_sync": float(np.mean(synced)) if synced else float("nan")}

@@ -1,46 +1,55 @@
-"""What a run measures of itself: the clips it makes are those that are compared, with as many real ones."""
+"""What is measured of the clips beside a training run's sheets."""
 
-import math
-from fractions import Fraction
+import csv
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from eval import extractors, in_training
-from eval.extractors import Extractor
-from tests.test_pipeline import make_pipeline
+from eval.in_training import measure_sheet
+from tests.test_eval_run import FPS, RATE_HZ, click, moving
 from vidgen.media import write_video
 
 
 @pytest.fixture
-def stand_ins(monkeypatch, tmp_path):
-    """Features that need no fetched weights: mean colours of frames, and loudness."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    looked_at = []
-
-    def colours(clip):
-        looked_at.append(clip)
-        return clip.frames.reshape(-1, 3).mean(0).astype(np.float32)
-
-    def loudness(clip):
-        return np.array([np.abs(clip.waveform).mean(), np.square(clip.waveform).mean()], np.float32)
-
-    monkeypatch.setattr(extractors, "i3d", lambda: Extractor("colours", "none", colours))
-    monkeypatch.setattr(extractors, "soundnet", lambda: Extractor("loudness", "none", loudness, 24000))
-    return looked_at
+def sheet(tmp_path):
+    """Of two clips, the second without sound; and a clip of another sheet."""
+    write_video(tmp_path / "step-2-0.mp4", moving(1), click(), FPS, RATE_HZ)
+    write_video(tmp_path / "step-2-1.mp4", moving(2), None, FPS)
+    write_video(tmp_path / "step-1-0.mp4", moving(0), None, FPS)
+    return tmp_path / "step-2.png"
 
 
-def test_clips_from_the_prompts_are_held_against_as_many_real_ones(stand_ins, tmp_path):
-    real, rng = tmp_path / "real", np.random.default_rng(0)
-    for number in range(7):
-        frames = np.full((9, 32, 64, 3), 30 * number, np.uint8)
-        write_video(real / f"{number}.mp4", frames, 0.1 * rng.standard_normal(9000), Fraction(24), 24000, {})
-    prompts = ["a red ball", "a blue cube", "a ball", "a cube", "red"]
-    pipeline = make_pipeline()
-    scores = in_training.score(pipeline, prompts, real, tmp_path / "made")
-    assert scores["clips"] == len(list((tmp_path / "made").glob("*.mp4"))) == 5
-    assert len(stand_ins) == 10
-    assert {"KVD", "FVD", "SoundNet_KD", "SoundNet_FD"} <= set(scores)
-    assert all(math.isfinite(scores[name]) for name in ("KVD", "FVD", "SoundNet_KD", "SoundNet_FD"))
-    again = in_training.score(pipeline, prompts, tmp_path / "made", tmp_path / "same")
-    assert again["FVD"] < 1e-6 * scores["FVD"]  # the same prompts and seeds make the same clips
+def test_every_clip_has_a_row_and_the_log_the_means(sheet):
+    means = measure_sheet(sheet)
+    with sheet.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["clip"] for row in rows] == ["step-2-0.mp4", "step-2-1.mp4"]
+    speeds = [float(row["motion_sides_per_s"]) for row in rows]
+    assert speeds[1] > 1.5 * speeds[0] > 0
+    assert means["motion_sides_per_s"] == pytest.approx(sum(speeds) / 2, rel=1e-4)
+    assert rows[1]["loudness_lufs"] == rows[1]["onset_sync"] == ""
+    assert means["loudness_lufs"] == pytest.approx(float(rows[0]["loudness_lufs"]), rel=1e-4)
+
+
+def test_a_clip_that_cannot_be_read_is_told_and_left_out(sheet, capsys):
+    sheet.with_name("step-2-2.mp4").write_bytes(b"no video")
+    measure_sheet(sheet)
+    assert "step-2-2.mp4: cannot be read" in capsys.readouterr().out
+    assert len(sheet.with_suffix(".csv").read_text().splitlines()) == 3
+    assert measure_sheet(sheet.with_name("step-9.png")) == {}
+
+
+def test_without_the_eval_extra_one_line_is_said(sheet):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "for name in ('cv2', 'pyloudnorm', 'scipy'): sys.modules[name] = None\n"
+        "from eval.in_training import measure_sheet\n"
+        f"print([measure_sheet(Path({str(sheet)!r})) for _ in range(2)])"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines == ['samples are not measured: cv2 is missing: pip install -e ".[eval]"', "[{}, {}]"]
+    assert not sheet.with_suffix(".csv").exists()

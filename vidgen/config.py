@@ -18,6 +18,11 @@ class TrainConfig:
     frame_rate: float = 24.0
     sample_rate_hz: int = 24000
 
+    buckets: bool = False
+    """Show each recording in a shape near its own, of at most ``num_frames`` and about ``height`` × ``width`` pixels:
+    nothing is stretched, images are clips of one frame, sound alone trains the sound. Otherwise every clip is cropped
+    to the one shape. A batch has clips of one shape."""
+
     steps: int = 2000
     batch_size: int = 4
     accumulate: int = 1
@@ -112,12 +117,17 @@ class DiTConfig(TrainConfig):
     precondition: bool = True
     """Leave to the network only what a linear guess of the velocity leaves open (``flow.preconditioning``)."""
     caption_dropout: float = 0.1
+    """How often a sample has no caption."""
+    caption_shorten: float = 0.0
+    """How often only the first clause of the caption is shown."""
+    caption_swap: float = 1.0
+    """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
     audio_shift: float = 1.0
     video_weight: float = 1.0
     audio_weight: float = 1.0
     shared_noise: float = 0.9
-    """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
+    """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
     """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip.
     Single frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips.

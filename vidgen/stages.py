@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from . import config
 from .caching import at_hand, channel_statistics, held_back_latents, latent_clips, latent_deviations, latent_scales
 from .clip import ClipSpec, Compression
-from .data.sampling import held_back_keys
+from .data.sampling import KeyedBatches, Layout, held_back_keys
 from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
 from .generation import GenerationConfig
@@ -63,7 +63,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
                        encoder_depth=settings.depth, decoder_depth=settings.depth,
                        **bottleneck(settings))  # fmt: skip
     spec = clip_spec(settings, num_frames=settings.window_frames)
-    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False)
+    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False,
+                         in_buckets=settings.buckets)  # fmt: skip
     weights = VAELossWeights(
         l1=settings.l1_weight,
         l2=settings.l2_weight,
@@ -88,7 +89,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
         rows = []
-        for clip in dataset[held_back_keys(dataset, 3)]["video"]:
+        shown = [dataset[[key]]["video"][0] for key in held_back_keys(dataset, 3)]  # of any shape
+        for clip in shown:
             reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
             decibels = psnr_db(to_uint8(reconstruction), clip)
             for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
@@ -98,10 +100,12 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     @torch.no_grad()
     def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
-        for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
-            batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
-            latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
-        mean, std = channel_statistics(torch.cat(latents))
+        clips = min(64, len(dataset))  # type: ignore[arg-type]
+        batches = KeyedBatches(len(dataset), settings.batch_size, seed=0, layout=Layout.of(dataset))  # type: ignore[arg-type]
+        for keys in itertools.islice(batches, -(-clips // settings.batch_size)):
+            latents.append(average.encode(to_float(dataset[keys]["video"].to(accelerator.device))).mode())
+        # Of several shapes, every position of each.
+        mean, std = channel_statistics(torch.cat([part.movedim(1, 0).flatten(1).T for part in latents]))
         scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
         average.set_latent_statistics(mean, std / scale)
         average.half().save_pretrained(folder)
@@ -180,8 +184,11 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     text_encoder = load_text_encoder(args.text).to(device)
     compression = Compression(vae.config.temporal_compression, vae.config.spatial_compression, codec.config.hop_samples)
     spec = clip_spec(settings, compression=compression)
-    shown = {"caption_dropout": settings.caption_dropout, "latent_frames": settings.latent_frames}
-    dataset = latent_clips(args, settings, accelerator, vae, codec, spec, **shown)
+    dataset = latent_clips(
+        args, settings, accelerator, vae, codec, spec,
+        caption_dropout=settings.caption_dropout, caption_shorten=settings.caption_shorten,
+        caption_swap=settings.caption_swap, latent_frames=settings.latent_frames,
+    )  # fmt: skip
     validation = held_back_latents(args, settings, accelerator, vae, codec, spec, latent_frames=settings.latent_frames)
 
     given = {
@@ -211,28 +218,40 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
         shared=settings.shared_noise,
-        per_modality=(1 - settings.shared_noise) / 2,
-        per_frame=(1 - settings.shared_noise) / 2,
+        per_modality=(1 - settings.shared_noise) / 3,
+        per_frame=(1 - settings.shared_noise) / 3,
+        region=(1 - settings.shared_noise) / 3,
     )
     video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
-    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = dataset.gather(batch) if "clips" in batch else batch
         text, text_mask = text_encoder.encode(batch["captions"])
-        return flow_loss(
+        video, audio = batch.get("video"), batch.get("audio")
+        times_s = video_times_s[batch["frames"]] if "frames" in batch else first(video_times_s, video)
+        loss, parts = flow_loss(
             model,
-            batch["video"],
-            batch.get("audio"),
+            video,
+            audio,
             text,
             text_mask=text_mask,
             has_audio=batch.get("has_audio"),
-            video_times_s=video_times_s[batch["frames"]] if "frames" in batch else video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=times_s,
+            audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
             config=flow,
             levels=4,
         )
+        if not settings.buckets:
+            return loss, parts
+        # Every process logs the same parts in one order, and every weight has a gradient, whichever modality is absent.
+        unused = {"video": (model.video_in, model.video_head), "audio": (model.audio_in, model.audio_head)}
+        for name in unused.keys() - parts.keys():
+            other = "audio" if name == "video" else "video"
+            parts |= {key.replace(other, name): torch.zeros_like(value) for key, value in parts.items()}
+            loss = loss + 0 * sum(weight.sum() for part in unused[name] for weight in part.parameters())
+        return loss, dict(sorted(parts.items()))
 
     own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
     if args.model is not None:
@@ -274,7 +293,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
         shard(teacher.transformer, accelerator)
     own = teacher.generation
     spec = own.spec()
-    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True)
     plan = DistillConfig(
         student_steps=settings.student_steps,
         teacher_substeps=settings.teacher_substeps,
@@ -299,8 +318,8 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
             teacher.text_encoder.encode(captions),
             teacher.text_encoder.encode([""] * len(captions)),
             has_audio=batch["has_audio"],
-            video_times_s=video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=first(video_times_s, batch["video"]),
+            audio_times_s=first(audio_times_s, batch["audio"]),
             seeds=batch["seeds"],
             config=plan,
         )
@@ -393,3 +412,8 @@ def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, 
 def psnr_db(frames: Tensor, reference: Tensor) -> float:
     error = (frames.float() - reference.to(frames.device).float()).square().mean()
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
+
+
+def first(times_s: Tensor, latents: Tensor | None) -> Any:
+    """The times of latents (B, C, t, …) or (B, C, L) that begin with the clip; times do not depend on its length."""
+    return None if latents is None else times_s[: latents.shape[2]]
