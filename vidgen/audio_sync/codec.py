@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
+from ..loading import offloadable
 from ..noise import Generator
 from ..quantizers import Codes
 from .spectral import compressed, inverse_stft, stft, with_clock
@@ -195,6 +196,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         latents = posterior.sample(generator) if self.training else posterior.mode()
         return self.decode(latents, waveform.shape[2]), posterior
 
+    @offloadable
     def encode(self, waveform: Tensor) -> Posterior | Codes:
         """Waveform (B, channels, N), N >= 1, to the posterior over (B, latent_channels, ceil(N / hop_samples)).
 
@@ -224,6 +226,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         code = nn.functional.pad(code.transpose(1, 2), (0, 0, 0, output.shape[1] - code.shape[2]))
         return self.to_posterior(output + code.to(output.dtype))
 
+    @offloadable
     def decode(self, latents: Tensor, num_samples: int | None = None) -> Tensor:
         """Latents (B, latent_channels, L), not normalised, to a float32 waveform (B, channels, num_samples).
 
@@ -276,6 +279,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         """
         return self.decode(self.to_posterior.from_tokens(tokens).to(self.dtype), num_samples)
 
+    @offloadable
     def decode_stream(self, chunks: Iterable[Tensor], num_samples: int | None = None) -> Iterator[Tensor]:
         """Decode consecutive chunks (B, latent_channels, any length) of a clip's latents as they arrive.
 
@@ -310,6 +314,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         if held is not None and left > 0:
             yield stretch(held, done, held.shape[2])
 
+    @offloadable
     def to_latents(self, waveform: Tensor) -> Tensor:
         """Waveform to normalised latents (about zero mean and unit variance a channel): what the DiT works on."""
         return (self.encode(waveform).mode() - self.latents_mean[:, None]) / self.latents_std[:, None]
@@ -318,6 +323,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         """Normalised latents to a waveform: the reverse of ``to_latents``."""
         return self.decode(self.denormalise(latents), num_samples)
 
+    @offloadable
     def denormalise(self, latents: Tensor) -> Tensor:
         """Normalised latents to those that ``decode`` and ``decode_stream`` take."""
         return latents * self.latents_std[:, None] + self.latents_mean[:, None]

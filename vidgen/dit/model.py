@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class LocalConvolutions(nn.Module):
         return _as_clips(self.head_out(F.silu(self.head_in(features))), stem)
 
 
-class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """Predicts the velocity (noise − clean) of video and audio latents; see ``vidgen.flow`` for the path.
 
     Args:
