@@ -101,12 +101,12 @@ def test_a_wheel_installs_in_a_clean_environment_and_makes_a_clip(tmp_path):
     assert {Path("sample.py"), Path("weights/model_index.json"), Path("setup.py")} < members
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=300)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    binaries = environment / "bin"
+    subprocess.run([binaries / "pip", "install", "-q", "--no-deps", wheel], check=True, env=clean, timeout=300)
     paths = [path for path in sys.path if "site-packages" in path or "dist-packages" in path]
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(paths) + "\n")
-    binaries = environment / "bin"
-    subprocess.run([binaries / "pip", "install", "-q", "--no-deps", wheel], check=True, timeout=300)
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     settings = {"cwd": tmp_path, "env": clean, "capture_output": True, "text": True, "timeout": 600}
     where = [binaries / "python", "-c", "import vidgen; print(vidgen.__file__)"]
     assert subprocess.run(where, **settings).stdout.startswith(str(environment))
