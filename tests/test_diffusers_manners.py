@@ -13,8 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from vidgen.audio_sync.codec import AudioCodec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
+from vidgen.vae3d.autoencoder import SpacetimeVAE
 
 from .test_pipeline import ROOT, make_pipeline, seeded
 
@@ -161,6 +163,35 @@ def test_a_model_is_shared_with_its_card(pipeline, monkeypatch):
     assert 'from_pretrained("me/tiny")' in uploaded["card"]
     assert "pipeline_tag: text-to-video" in uploaded["card"]
     assert {"model_index.json", "pipeline.py", "transformer", "vae", "codec", "text_encoder"} < uploaded["files"]
+
+
+def test_parts_load_alone_in_half_precision(pipeline, saved):
+    """diffusers builds them with half precision as torch's default; what is computed from the config must not mind."""
+    codec = AudioCodec.from_pretrained(saved / "codec", torch_dtype=torch.float16)
+    assert next(codec.parameters()).dtype == torch.float16
+    for name in ("code_analysis", "code_synthesis"):
+        built, expected = getattr(codec, name).float(), getattr(pipeline.codec, name)
+        torch.testing.assert_close(built, expected, atol=1e-3, rtol=2e-3)
+    vae = SpacetimeVAE.from_pretrained(saved / "vae", torch_dtype=torch.bfloat16)
+    torch.testing.assert_close(
+        vae.encoder.cosine_code.state_dict(), pipeline.vae.encoder.cosine_code.state_dict(), atol=0.01, rtol=0.01,
+        check_dtype=False,
+    )  # fmt: skip
+
+
+def test_networks_return_what_diffusers_networks_do_when_asked(pipeline):
+    video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(pipeline.vae(video, return_dict=True).sample, pipeline.vae(video)[0])
+        sound = torch.rand(1, 1, 2000) - 0.5
+        assert torch.equal(pipeline.codec(sound, return_dict=True).sample, pipeline.codec(sound)[0])
+        inputs = {
+            "video": torch.randn(1, 24, 1, 2, 2), "audio": None, "text": torch.randn(1, 2, 8),
+            "video_sigma": torch.ones(1, 1, 1, 1), "video_times_s": torch.zeros(1),
+        }  # fmt: skip
+        output = pipeline.transformer(**inputs, return_dict=True)
+        assert torch.equal(output.video, pipeline.transformer(**inputs)[0])
+        assert output.audio is None
 
 
 # --- memory and speed -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
@@ -190,11 +191,19 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         frame_reach = decoder_blocks * (kernel_size // 2) + math.ceil(synthesis_window_samples / frame_samples)
         self.context_latents = latent_reach + math.ceil(frame_reach / self.latent_frames)
 
-    def forward(self, waveform: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
-        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
+    def forward(
+        self, waveform: Tensor, generator: Generator = None, return_dict: bool = False
+    ) -> tuple[Tensor, Posterior | Codes]:
+        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior).
+
+        With ``return_dict`` a ``DecoderOutput`` of the reconstruction, as diffusers' networks return.
+        """
         posterior = self.encode(waveform)
         latents = posterior.sample(generator) if self.training else posterior.mode()
-        return self.decode(latents, waveform.shape[2]), posterior
+        reconstruction = self.decode(latents, waveform.shape[2])
+        if return_dict:
+            return DecoderOutput(reconstruction)  # type: ignore[return-value]
+        return reconstruction, posterior
 
     @offloadable
     def encode(self, waveform: Tensor) -> Posterior | Codes:
@@ -357,8 +366,9 @@ def loudness_basis(num_components: int, steps: int, bins: int, sample_rate_hz: i
     they are; the first is constant. The finer, the smaller: as fine detail is small in sounds too, all components
     come to similar size. On grids of different size the same functions are sampled.
     """
-    time = (torch.arange(steps) + 0.5) / steps
-    mel = torch.log1p(torch.linspace(0, sample_rate_hz / 2, bins) / 700)
+    # In float32 also where a network is built in half precision, as loaders do that set torch's default type.
+    time = (torch.arange(steps, dtype=torch.float32) + 0.5) / steps
+    mel = torch.log1p(torch.linspace(0, sample_rate_hz / 2, bins, dtype=torch.float32) / 700)
     mel = mel / mel[-1]
     orders = sorted((math.hypot(TIME_FINENESS * p, q), p, q) for p in range(steps // 2) for q in range(num_components))
     return torch.stack([

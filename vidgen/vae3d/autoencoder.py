@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -153,10 +154,17 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
 
-    def forward(self, video: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
-        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
+    def forward(
+        self, video: Tensor, generator: Generator = None, return_dict: bool = False
+    ) -> tuple[Tensor, Posterior | Codes]:
+        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior).
+
+        With ``return_dict`` a ``DecoderOutput`` of the reconstruction, as diffusers' networks return.
+        """
         posterior = self.encode(video)
         latents = posterior.sample(generator) if self.training else posterior.mode()
+        if return_dict:
+            return DecoderOutput(self.decode(latents))  # type: ignore[return-value]
         return self.decode(latents), posterior
 
     @offloadable
