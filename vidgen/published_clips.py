@@ -13,7 +13,8 @@ from .errors import InputError
 
 NOT_FOR_OTHERS = {
     "keyframe": "--keyframe", "video": "--video", "extend": "--extend", "replace": "--replace", "audio": "--audio",
-    "only": "--only", "solver": "--solver",
+    "only": "--only", "solver": "--solver", "mask": "--mask", "strength": "--strength", "loop": "--loop",
+    "camera": "--camera",
 }  # fmt: skip
 """Flags that only vidgen's own models understand."""
 
@@ -34,7 +35,7 @@ class Job(Protocol):
 def check(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
     """Raise InputError for what no published pipeline can do; before anything heavy is imported."""
     for name, flag in NOT_FOR_OTHERS.items():
-        if getattr(args, name, None) not in (None, []):
+        if getattr(args, name, None) not in (None, [], False):
             raise InputError(f"{flag} works with vidgen's own models only: leave it out, or leave out --model")
     if jobs[0].story:
         raise InputError("prompts with a time work with vidgen's own models only")
