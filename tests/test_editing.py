@@ -1,6 +1,7 @@
 """Regions and likenesses of a video, loops and moves of the camera: masks over the same transformer."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,16 +15,16 @@ from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
 from vidgen.given import Given
 from vidgen.loop import looped_spec
-from vidgen.material import read_mask
+from vidgen.material import read_given
 from vidgen.pipeline import VidGenPipeline
 
-from .test_given import SPEC, calls, make, noise, pipeline, smooth_frames, to_video  # noqa: F401
+from .test_given import LONGEST, SPEC, calls, make, noise, pipeline, smooth_frames, to_video  # noqa: F401
 
 
 def corner_mask(rows=20, columns=10):
     """Marks the upper left corner, of which no edge is one of a latent."""
-    mask = np.zeros((SPEC.height, SPEC.width), bool)
-    mask[:rows, :columns] = True
+    mask = np.zeros((1, SPEC.height, SPEC.width), bool)
+    mask[:, :rows, :columns] = True
     return mask
 
 
@@ -111,7 +112,7 @@ def test_a_clip_too_short_for_a_loop():
 
 WRONG = [
     (Given(mask=corner_mask()), "needs the video"),
-    (Given(video=smooth_frames(17), mask=corner_mask()[:16]), "16, 64"),
+    (Given(video=smooth_frames(17), mask=corner_mask()[:, :16]), "16, 64"),
     (Given(video=smooth_frames(17), mask=corner_mask(rows=0)), "marks nothing"),
     (Given(video=smooth_frames(17), strength=0.0), "strength"),
     (Given(video=smooth_frames(9), strength=0.5), "fills the clip"),
@@ -130,7 +131,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edits")
     media.write_video(folder / "clip.mp4", smooth_frames(14), 0.3 * noise(14000), 24, crf=1)
     media.write_video(folder / "wide.mp4", smooth_frames(5, height=64, width=160), None, 24)
-    Image.fromarray(np.where(corner_mask(), 255, 0).astype(np.uint8)).save(folder / "mask.png")
+    Image.fromarray(np.where(corner_mask()[0], 255, 0).astype(np.uint8)).save(folder / "mask.png")
     wide = np.zeros((64, 160), np.uint8)
     wide[32:, 96:] = 255
     Image.fromarray(wide).save(folder / "wide.png")
@@ -141,11 +142,29 @@ def files(tmp_path_factory):
 
 def test_a_mask_is_cropped_as_its_video_is(files):
     """64×160 is cut to 64×128 in the middle, and halved."""
-    mask = read_mask(files / "wide.png", files / "wide.mp4", SPEC)
+    given, _, _ = read_given(SPEC, LONGEST, video=files / "wide.mp4", mask=files / "wide.png")
+    mask = given.mask[0]
     assert mask.shape == (32, 64)
     assert mask[17:, 41:].all()
     assert not mask[:15].any()
     assert not mask[:, :39].any()
+
+
+def test_a_mask_for_each_frame_of_a_clip_in_memory():
+    """Frames of the mask go where those of the clip go, here at half the rate."""
+    clip = media.Clip(smooth_frames(18), None, Fraction(48), 24000)
+    masks = np.zeros((18, 32, 64), bool)
+    masks[10:12, :16, :16] = True  # frame 5 of the clip at 24 frames a second
+    given, spec, _ = read_given(SPEC, LONGEST, video=clip, mask=masks)
+    assert spec.num_frames == 9
+    sites = given.video_mask(spec)
+    wanted = np.zeros((3, 2, 4), bool)
+    wanted[2, 0, 0] = True
+    assert np.array_equal(sites, ~wanted)
+    with pytest.raises(InputError, match="one for each frame"):
+        read_given(SPEC, LONGEST, video=clip, mask=masks[:5])
+    with pytest.raises(InputError, match="does not fit the video"):
+        read_given(SPEC, LONGEST, video=clip, mask=masks[:, :16])
 
 
 BAD_FLAGS = [

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sample
-from vidgen import media
+from vidgen import media, recipe
 from vidgen.clip import ClipSpec
 from vidgen.conditioning import encode_given
 from vidgen.errors import InputError
@@ -454,14 +454,16 @@ def test_sample_makes_every_kind_of_clip(pipeline, files, tmp_path, monkeypatch,
     assert "given" not in settings
 
 
-def test_what_was_changed_is_one_line(files, monkeypatch, capsys):
+def test_what_was_changed_is_one_line(pipeline, files, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(VidGenPipeline, "from_pretrained", lambda *_args, **_settings: pipeline)
     monkeypatch.chdir(files)
-    args = sample.parse_args(["--prompt", "a", "--video", "wide.mp4", "--extend", "0.5", "--last-image", "a.png",
-                              "--size", "32x32"])  # fmt: skip
-    defaults = GenerationConfig.load(".")
-    given, spec = sample.read_material(args, defaults, defaults.spec(height=32, width=32))
+    words = ["--prompt", "a", "--video", "wide.mp4", "--extend", "0.5", "--last-image", "a.png", "--size", "32x32"]
+    words += ["--model", ".", "--output", str(tmp_path)]
+    args, defaults = sample.parse_args(words), GenerationConfig.load(".")
+    given, spec, _ = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     assert spec.num_frames == 28
     assert list(given.keyframes) == [27]
+    sample.main(words)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "wide.mp4: 320×90 cropped and scaled to 32×32" in error

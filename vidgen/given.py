@@ -35,8 +35,8 @@ class Given:
         waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
         start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
         replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
-        mask: (H, W) bool, true where the picture of ``video`` is made anew: in ``replaced_video``, or in the whole clip
-            where no span is given. A latent of which any pixel is marked is made anew.
+        mask: (1 or T, H, W) bool, true where the picture of ``video`` is made anew, alike in all frames or for each: in
+            ``replaced_video``, or in the whole clip where no span is given. A latent with any such pixel is made anew.
         strength: in (0, 1]: below 1, what is made anew starts from what was there under so much noise (SDEdit, Meng et
             al. 2022, arXiv 2108.01073), so that it stays like it.
     """
@@ -79,11 +79,12 @@ class Given:
 
     def _check_editing(self, spec: ClipSpec) -> None:
         if self.mask is not None:
-            if self.mask.shape != (spec.height, spec.width) or self.mask.dtype != bool:
-                raise InputError(f"a mask must be ({spec.height}, {spec.width}) bool, not {self.mask.shape} "
-                                 f"{self.mask.dtype}")  # fmt: skip
             if self.video is None:
                 raise InputError("a mask needs the video that it belongs to")
+            fits = self.mask.shape in [(count, spec.height, spec.width) for count in (1, len(self.video))]
+            if not fits or self.mask.dtype != bool:
+                raise InputError(f"a mask must be ({spec.height}, {spec.width}) bool, one or one a frame, not "
+                                 f"{self.mask.shape} {self.mask.dtype}")  # fmt: skip
             if not self.mask.any():
                 raise InputError("the mask marks nothing: it must be white where the picture is to be made anew")
         if not 0 < self.strength <= 1:
@@ -116,8 +117,11 @@ class Given:
         if not self.replaced_video:
             kept[:] = False
         step = spec.compression.pixels
-        marked = self.mask.reshape(spec.latent_height, step, spec.latent_width, step).any(axis=(1, 3))
-        return _latent_frames(kept, spec) | (_latent_frames(covered, spec) & ~marked)
+        blocks = self.mask.reshape(-1, spec.latent_height, step, spec.latent_width, step)
+        cells: np.ndarray = np.any(blocks, axis=(2, 4))
+        unmarked = np.ones((spec.padded_frames, *cells.shape[1:]), bool)
+        unmarked[covered] = ~cells if len(cells) == 1 else ~_repeated(cells, int(covered.sum()))
+        return _latent_frames(kept, spec) | _latent_frames(unmarked & covered[:, None, None], spec)
 
     def audio_mask(self, spec: ClipSpec) -> np.ndarray:
         """(spec.audio_latents,) bool: the audio latents of which every sample is given."""
@@ -168,6 +172,15 @@ class Given:
 
 
 def _latent_frames(frames: np.ndarray, spec: ClipSpec) -> np.ndarray:
-    """(spec.padded_frames,) bool to (spec.latent_frames, 1, 1): true where all frames of a latent frame are."""
-    groups = frames[1:].reshape(-1, spec.compression.frames).all(axis=1)
-    return np.concatenate([frames[:1], groups])[:, None, None]
+    """Bool (spec.padded_frames,) or (spec.padded_frames, h, w) to (spec.latent_frames, 1, 1) or (…, h, w).
+
+    True where all frames of a latent frame are.
+    """
+    frames = frames if frames.ndim == 3 else frames[:, None, None]
+    groups = frames[1:].reshape(-1, spec.compression.frames, *frames.shape[1:]).all(axis=1)
+    return np.concatenate([frames[:1], groups])
+
+
+def _repeated(masks: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` of (T, h, w), the last one repeated where there are fewer."""
+    return masks[np.minimum(np.arange(count), len(masks) - 1)]

@@ -16,12 +16,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from .audio_sync.codec import AudioCodec
+from .clip import ClipSpec
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
 from .loading import cast, load_network
 from .published_folders import HUB_NAME, local_folder
-from .text import TransformersEncoder, load_text_encoder
+from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
 
 MAX_SHARD_SIZE = "15MB"
@@ -67,6 +68,37 @@ class FolderPipeline(DiffusionPipeline):
             setattr(self, name, module)
             self.register_to_config(**{name: (type(module).__module__, type(module).__name__)})
 
+    @classmethod
+    def assemble(
+        cls,
+        vae: SpacetimeVAE,
+        codec: AudioCodec,
+        transformer: JointDiT,
+        text_encoder: WordVectorEncoder | TransformersEncoder,
+        spec: ClipSpec,
+        video_shift: float = 1.0,
+        audio_shift: float = 1.0,
+        **settings: Any,
+    ) -> Any:
+        """A pipeline from freshly trained parts; ``spec`` is the clip that they were trained on, ``settings`` further
+        entries of ``GenerationConfig``."""
+        generation = GenerationConfig(
+            num_frames=spec.num_frames,
+            height=spec.height,
+            width=spec.width,
+            frame_rate=str(spec.frame_rate),
+            video_shift=video_shift,
+            audio_shift=audio_shift,
+            **settings,
+        )
+        networks: dict[str, Any] = {
+            "vae": vae,
+            "codec": codec,
+            "transformer": transformer,
+            "text_encoder": text_encoder,
+        }
+        return cls(**networks, generation=generation)
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | Path,
@@ -84,8 +116,11 @@ class FolderPipeline(DiffusionPipeline):
             safe_serialization, variant: there for diffusers' callers; weights are always safetensors, of one variant.
 
         Raises:
-            InputError: pickled weights or a variant are asked for.
+            InputError: pickled weights or a variant are asked for, or the transformer has adapters, which are files of
+                their own.
         """
+        if getattr(self.transformer, "peft_config", None):
+            raise InputError("a model is saved without its LoRAs: fuse_lora() or unload_lora_weights() first")
         if not safe_serialization or variant is not None:
             raise InputError("weights are saved as safetensors, without variants")
         folder = Path(save_directory)

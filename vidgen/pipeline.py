@@ -19,6 +19,7 @@ from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
 from .loop import close_loop, looped_spec
+from .lora import LoraPipeline
 from .model_folder import FolderPipeline
 from .output import (
     CLEAN,
@@ -57,7 +58,7 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
-class VidGenPipeline(FolderPipeline):
+class VidGenPipeline(LoraPipeline, FolderPipeline):
     """Text to video with sound.
 
     Args:
@@ -93,31 +94,6 @@ class VidGenPipeline(FolderPipeline):
         )
         for module in self.components.values():
             module.eval()
-
-    @classmethod
-    def assemble(
-        cls,
-        vae: SpacetimeVAE,
-        codec: AudioCodec,
-        transformer: JointDiT,
-        text_encoder: WordVectorEncoder | TransformersEncoder,
-        spec: ClipSpec,
-        video_shift: float = 1.0,
-        audio_shift: float = 1.0,
-        **settings: Any,
-    ) -> "VidGenPipeline":
-        """A pipeline from freshly trained parts; ``spec`` is the clip that they were trained on, ``settings`` further
-        entries of ``GenerationConfig``."""
-        generation = GenerationConfig(
-            num_frames=spec.num_frames,
-            height=spec.height,
-            width=spec.width,
-            frame_rate=str(spec.frame_rate),
-            video_shift=video_shift,
-            audio_shift=audio_shift,
-            **settings,
-        )
-        return cls(vae, codec, transformer, text_encoder, generation)
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +178,6 @@ class VidGenPipeline(FolderPipeline):
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-        made = looped_spec(spec) if loop else spec
 
         given = with_pictures(given, spec, image, last_image)
 
@@ -212,43 +187,31 @@ class VidGenPipeline(FolderPipeline):
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
-            conditioning = encode_given(given, made, self.vae, self.codec)
+            conditioning = self.encode_given(given, looped_spec(spec) if loop else spec)
             stages.end("encode")
-
-        video_noise, audio_noise = self._noise(made, len(prompts), generator)
-        if loop:
-
-            def make_first() -> Tensor:
-                alone = (video_noise[:, :, :1], None)
-                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
-                assert first is not None
-                return first
-
-            conditioning = close_loop(conditioning, made, self.vae, make_first)
-        video, audio = self.denoise(
-            (video_noise, audio_noise if with_audio else None),
+        video, audio = self.denoise_clips(
+            spec,
+            len(prompts),
             text,
             negative_text,
             sampling,
-            made.video_latent_times_s(),
-            made.audio_latent_times_s(),
             conditioning,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            with_audio=with_audio,
+            loop=loop,
+            generator=generator,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        assert video is not None
-        video = video[:, :, : spec.latent_frames]
-        audio = None if audio is None else audio[:, :, : spec.audio_latents]
         stages.end("denoise")
 
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self._decode_video(video, spec, as_bytes=output_type != "pt")
+            frames = self.decode_video(video, spec, as_bytes=output_type != "pt")
             frames = as_pictures(frames) if output_type == "pil" else frames
             stages.end("decode_video")
             if audio is not None:
-                waveform = self._decode_audio(audio, spec, given, as_array=output_type != "pt")
+                waveform = self.decode_audio(audio, spec, given, as_array=output_type != "pt")
                 stages.end("decode_audio")
         if not return_dict:
             return frames, waveform  # type: ignore[return-value]
@@ -286,6 +249,53 @@ class VidGenPipeline(FolderPipeline):
         if steps < 1:
             raise InputError(f"{steps} steps make no sample: give at least 1")
         return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
+
+    def denoise_clips(
+        self,
+        spec: ClipSpec,
+        batch: int,
+        text: Text,
+        negative_text: Text | None,
+        sampling: Sampling,
+        conditioning: Conditioning,
+        *,
+        with_audio: bool = True,
+        loop: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CLEAN,
+    ) -> tuple[Tensor, Tensor | None]:
+        """From noise to the normalised latents of B clips: picture (B, C, t, h, w), and sound (B, C_a, L) or None.
+
+        Args:
+            text, negative_text: as ``encode_text`` returns them, of B prompts each; the second under guidance only.
+            conditioning: what is given of the clip ``spec``, or of ``looped_spec(spec)`` for a loop.
+            with_audio and what follows: as in ``__call__``.
+        """
+        made = looped_spec(spec) if loop else spec
+        video_noise, audio_noise = self.noise(made, batch, generator)
+        if loop:
+
+            def make_first() -> Tensor:
+                alone = (video_noise[:, :, :1], None)
+                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
+                assert first is not None
+                return first
+
+            conditioning = close_loop(conditioning, made, self.vae, make_first)
+        video, audio = self.denoise(
+            (video_noise, audio_noise if with_audio else None),
+            text,
+            negative_text,
+            sampling,
+            made.video_latent_times_s(),
+            made.audio_latent_times_s(),
+            conditioning,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        assert video is not None
+        return video[:, :, : spec.latent_frames], None if audio is None else audio[:, :, : spec.audio_latents]
 
     def denoise(
         self,
@@ -346,7 +356,11 @@ class VidGenPipeline(FolderPipeline):
         features, mask = self.text_encoder.encode(prompts)
         return features.to(self.device, self.dtype), mask.to(self.device)
 
-    def _noise(
+    def encode_given(self, given: Given, spec: ClipSpec) -> Conditioning:
+        """Clean latents and masks of what is given; see ``conditioning.encode_given``."""
+        return encode_given(given, spec, self.vae, self.codec)
+
+    def noise(
         self, spec: ClipSpec, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
     ) -> tuple[Tensor, Tensor]:
         """Drawn on the CPU, clip by clip: the same on every device, and in every batch given a generator each."""
@@ -365,7 +379,8 @@ class VidGenPipeline(FolderPipeline):
             audios.append(torch.randn(audio_shape, generator=source, device=drawn_on))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
-    def _decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+        """Frames of ``denoise``'s latents: (B, T, H, W, 3) uint8 array, or a (B, 3, T, H, W) tensor in [-1, 1]."""
         latents = self.vae.denormalise(latents.to(self.vae.dtype))
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):
@@ -375,7 +390,8 @@ class VidGenPipeline(FolderPipeline):
             return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
         return torch.cat(parts, dim=2)[:, :, : spec.num_frames]
 
-    def _decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+    def decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+        """Sound (B, N) float32 of ``denoise``'s latents, an array or a tensor; given sound is put back into it."""
         waveform = self.codec.from_latents(latents.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
         if given is not None:
             waveform = torch.from_numpy(given.put_back(waveform.cpu().numpy(), spec)).to(waveform.device)

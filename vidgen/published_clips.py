@@ -13,8 +13,8 @@ from .errors import InputError
 
 NOT_FOR_OTHERS = {
     "keyframe": "--keyframe", "video": "--video", "extend": "--extend", "replace": "--replace", "audio": "--audio",
-    "only": "--only", "solver": "--solver", "mask": "--mask", "strength": "--strength", "loop": "--loop",
-    "camera": "--camera",
+    "only": "--only", "mask": "--mask", "strength": "--strength", "loop": "--loop", "camera": "--camera",
+    "solver": "--solver",
 }  # fmt: skip
 """Flags that only vidgen's own models understand."""
 
