@@ -1,6 +1,6 @@
 """The page, from the fields to the clip, and in a real browser where there is one.
 
-VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app.py -k plays   makes the pictures of docs/page.md.
+VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app.py -k "plays or phone"   makes the pictures of docs/page.md.
 """
 
 import io
@@ -140,6 +140,14 @@ def test_every_size_on_offer_can_be_made():
 # --- making ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def shown(tmp_path):
+    """The folder of what is shown, apart from that of clips."""
+    folder = tmp_path / "shown"
+    folder.mkdir()
+    return folder
+
+
 def studio(pipeline, folder):
     return app.Studio(pipeline, SHIPPED_MODEL, folder / "clips", folder)
 
@@ -150,11 +158,12 @@ def options(folder, **fields):
     return args
 
 
-def test_a_clip_is_watched_made_and_described(pipeline, tmp_path):
-    *states, clip = make(pipeline, options(tmp_path, steps=3), tmp_path)
+def test_a_clip_is_watched_made_and_described(pipeline, tmp_path, shown):
+    *states, clip = make(pipeline, options(tmp_path, steps=3), shown)
     assert [(state.done, state.total) for state in states[:3]] == [(1, 3), (2, 3), (3, 3)]
     assert states[0].preview.shape == (32, 3 * 64, 3)  # 9 frames are 3 latent frames
     assert media.read_metadata(clip.path)["settings"] == clip.tags["settings"]
+    assert Path(clip.copy).read_bytes() == Path(clip.path).read_bytes()
     again = parse_args(shlex.split(command(clip.tags))[2:])
     assert (again.prompt, again.seed, again.steps, again.size) == (["a red ball"], 3, 3, (64, 32))
     direct = pipeline("a red ball", num_inference_steps=3, guidance_scale=2.0, audio_guidance_scale=3.0,
@@ -167,32 +176,32 @@ def test_a_clip_is_watched_made_and_described(pipeline, tmp_path):
     assert Image.open(clip.poster).size == (64, 32)
 
 
-def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp_path):
-    paths = [list(make(pipeline, options(tmp_path), tmp_path))[-1].path for _ in range(2)]
+def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp_path, shown):
+    paths = [list(make(pipeline, options(tmp_path), shown))[-1].path for _ in range(2)]
     assert [Path(path).name for path in paths] == ["a-red-ball-3.mp4", "a-red-ball-3-2.mp4"]
 
 
-def test_closing_stops_at_the_next_step_and_leaves_nothing(pipeline, tmp_path):
+def test_closing_stops_at_the_next_step_and_leaves_nothing(pipeline, tmp_path, shown):
     calls = Counter()
     hook = pipeline.transformer.register_forward_hook(lambda *_: calls.update(["step"]))
-    states = make(pipeline, options(tmp_path, steps=1000), tmp_path)
+    states = make(pipeline, options(tmp_path, steps=1000), shown)
     next(states)
     states.close()
     done = calls["step"]
     hook.remove()
     assert 1 <= done < 1000
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("**/*.*"))
     assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
-def test_a_long_clip_is_made_in_parts_and_can_be_stopped_within_one(pipeline, tmp_path):
-    *states, clip = make(pipeline, options(tmp_path, duration_s=1.5), tmp_path)
+def test_a_long_clip_is_made_in_parts_and_can_be_stopped_within_one(pipeline, tmp_path, shown):
+    *states, clip = make(pipeline, options(tmp_path, duration_s=1.5), shown)
     assert states[0].total == 36
     assert states[0].unit == "frame"
     assert any(0 < state.done < 36 for state in states)
     made = media.read_clip(clip.path)
     assert (len(made.frames), len(made.waveform)) == (36, 36000)
-    states = make(pipeline, options(tmp_path, duration_s=1.5, steps=1000), tmp_path)
+    states = make(pipeline, options(tmp_path, duration_s=1.5, steps=1000), shown)
     assert next(states).done == 0
     states.close()
     assert len(list(tmp_path.glob("*.mp4"))) == 1

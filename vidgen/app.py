@@ -72,7 +72,7 @@ class Studio:
     """What the page does: one clip at a time, from the fields' values to what is shown.
 
     Args:
-        pictures: a folder for sheets and posters.
+        pictures: a folder under the system's temporary one, for what is shown: Gradio serves copies from there.
     """
 
     def __init__(self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path):
@@ -187,10 +187,10 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             return {
                 shown: clip,
                 result: gr.Column(visible=True),
-                video: clip.path,
+                video: clip.copy,
                 sheet: clip.sheet,
                 details: app_html.details(clip),
-                download: clip.path,
+                download: clip.copy,
             }
 
         def run(made, *values):
@@ -318,7 +318,6 @@ def launch(page: "gr.Blocks", args: argparse.Namespace, *, wait: bool = True) ->
             share=False,
             quiet=True,
             prevent_thread_lock=True,
-            allowed_paths=[str(args.output.resolve())],
             max_file_size=UPLOAD_LIMIT,
             footer_links=[],
             ssr_mode=False,
