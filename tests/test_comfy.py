@@ -435,6 +435,7 @@ def test_published_models(fake, tmp_path):
         def make(self, prompt, asked, on_step):
             return Made(np.zeros((2, 8, 8, 3), np.uint8), Fraction(25), np.ones((2, 3840), np.float32), 48000)
 
+    fake.steps_until_interrupt = 1000
     _, (sound,), (video,) = run(Heard(), "a red ball", "", **settings, seed=4).values
     assert (tuple(sound["waveform"].shape), sound["sample_rate"], video.frame_rate) == ((1, 2, 3840), 48000, 25)
 
