@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 IDEAS = (
     "a small red metal ball drops onto a wooden floor",
-    "a big blue rubber ball is tossed in from the left onto a tiled floor",
-    "a green glass cube slides on a concrete floor, the camera orbits left",
-    "a yellow wooden cylinder rolls and hits a purple metal cube",
+    "a big blue rubber ball rolls from the left",
+    "a green glass cube hits a yellow wooden cube",
 )
 """Prompts of the shipped model's world."""
 UPLOAD_LIMIT = "200mb"
@@ -129,11 +129,12 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                 prompt = gr.Textbox(label="Prompt", placeholder="What should be seen and heard?", lines=1, max_lines=6,
                                     autofocus=True, elem_id="prompt", max_length=2000)  # fmt: skip
                 if ideas:
-                    gr.Examples([[idea] for idea in ideas], [prompt], label="Ideas", api_visibility="private")
-                files = gr.File(label="Start from your own picture, clip or sound (optional)", file_count="multiple",
-                                file_types=["image", "video", "audio"], height=130, elem_id="files")  # fmt: skip
+                    gr.Examples([[idea] for idea in ideas], [prompt], label="Ideas", api_visibility="private",
+                                elem_id="ideas")  # fmt: skip
+                files = gr.File(label="From a picture, clip or sound", file_count="multiple",
+                                file_types=["image", "video", "audio"], height=110, elem_id="files")  # fmt: skip
                 note = gr.HTML(visible=False)
-                task = gr.Radio([], label="What it is", visible=False, elem_id="task")
+                task = gr.Radio([], label="What to do with it", visible=False, elem_id="task")
                 extend_s = gr.Slider(0.2, max_duration_s, value=min(1.0, max_duration_s), step=0.1, visible=False,
                                      label="Seconds to add")  # fmt: skip
                 with gr.Row(visible=False) as span:
@@ -145,7 +146,8 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                     sizes = app_form.sizes(own)
                     size = gr.Dropdown(sizes, value=sizes[0][1], label="Size", allow_custom_value=True, min_width=150,
                                        elem_id="size")  # fmt: skip
-                    seed = gr.Number(None, label="Seed (empty: a new one)", precision=0, min_width=150, elem_id="seed")
+                    seed = gr.Textbox(label="Seed", placeholder="new every time", max_lines=1, min_width=150,
+                                      elem_id="seed")  # fmt: skip
                 with gr.Row():
                     make = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3, min_width=150)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False, min_width=90)
@@ -155,24 +157,30 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                     audio_guidance = gr.Slider(0, 15, value=own.audio_guidance_scale, step=0.1,
                                                label="Guidance of the sound")  # fmt: skip
                     negative_prompt = gr.Textbox(label="Keep away from", max_lines=3, max_length=2000)
-                    with_sound = gr.Checkbox(True, label="Make sound")
+                    moves = [("as the prompt says", ""), *((name.replace("-", " "), name) for name in own.cameras)]
+                    camera = gr.Dropdown(moves, value="", label="Camera", visible=len(moves) > 1)
+                    with gr.Row():
+                        loop = gr.Checkbox(False, label="Loop", min_width=100)
+                        with_sound = gr.Checkbox(True, label="Make sound", min_width=100)
             with gr.Column(scale=6, min_width=320):
                 stage = gr.HTML(app_html.WELCOME, elem_id="stage")
                 with gr.Column(visible=False) as result:
-                    video = gr.Video(label="Clip", autoplay=True, buttons=[], interactive=False, elem_id="video")
+                    video = gr.Video(label="Clip", show_label=False, autoplay=True, buttons=[], interactive=False,
+                                     elem_id="video")  # fmt: skip
                     with gr.Row():
-                        download = gr.DownloadButton("Download", elem_id="download", min_width=110)
-                        same_seed = gr.Button("Use this seed", elem_id="same-seed", min_width=110)
-                        same_settings = gr.Button("Use all settings", elem_id="same-settings", min_width=110)
-                    sheet = gr.Image(label="Frames, waveform and spectrogram", buttons=["fullscreen"], interactive=False,
-                                     elem_id="sheet")  # fmt: skip
+                        download = gr.DownloadButton("Download", size="md", elem_id="download", min_width=90)
+                        same_seed = gr.Button("Same seed", size="md", elem_id="same-seed", min_width=90)
+                        same_settings = gr.Button("Same settings", size="md", elem_id="same-settings", min_width=90)
+                    sheet = gr.Image(label="Frames, waveform and spectrogram", show_label=False, buttons=["fullscreen"],
+                                     interactive=False, elem_id="sheet")  # fmt: skip
                     details = gr.HTML(elem_id="details")
-        gallery = gr.Gallery(label="This session's clips: choose one to see it again", columns=6, height="auto",
-                             allow_preview=False, object_fit="cover", interactive=False, visible=False,
-                             buttons=[], elem_id="gallery")  # fmt: skip
+        earlier = gr.HTML(app_html.EARLIER, visible=False, elem_id="earlier")
+        gallery = gr.Gallery(label="Clips of this session", show_label=False, columns=6, fit_columns=False,
+                             allow_preview=False, object_fit="cover", interactive=False, visible=False, buttons=[],
+                             elem_id="gallery")  # fmt: skip
 
         fields = [prompt, files, task, extend_s, replace_from_s, replace_to_s, duration_s, size, seed, steps, guidance,
-                  audio_guidance, negative_prompt, with_sound]  # fmt: skip
+                  audio_guidance, negative_prompt, camera, loop, with_sound]  # fmt: skip
         assert len(fields) == len(Form.__dataclass_fields__)
 
         def on_stage(clip):
@@ -193,18 +201,18 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                         yield {stage: state, result: gr.Column(visible=False)}
                     else:
                         made = [state, *made]
-                        captions = [(clip.poster, f"seed {clip.tags['seed']}: {clip.tags['prompt']}") for clip in made]
+                        captions = [(clip.poster, f"seed {clip.tags['seed']}") for clip in made]
                         yield {
                             stage: app_html.done(state),
                             clips: made,
+                            earlier: gr.HTML(visible=True),
                             gallery: gr.Gallery(captions, visible=True),
                             **on_stage(state),
                         }
             except InputError as error:
-                yield {stage: app_html.wrong(plain(error, given))}
-                raise gr.Error(
-                    app_html.escaped(plain(error, given)), title="Not made", print_exception=False
-                ) from error
+                said = plain(error, given)
+                yield {stage: app_html.wrong(said)}
+                raise gr.Error(app_html.escaped(said), title="Not made", print_exception=False) from error
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
                 said = f"This went wrong ({type(error).__name__}). What is known of it stands in the server's output."
@@ -238,10 +246,8 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
         def of_task(dropped, chosen):
             """The fields that a task needs."""
             has_length = chosen in app_form.OWN_LENGTH
-            try:
+            with suppress(InputError):
                 has_length = has_length or Material.of(dropped).sound is not None
-            except InputError:
-                pass
             return (
                 gr.Slider(visible=chosen in ("extend", "lead")),
                 gr.Row(visible=chosen == "replace"),
@@ -252,31 +258,33 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             """The fields as they were for a clip; its files have to be dropped again."""
             settings = clip.settings
             return (
-                clip.tags["prompt"], clip.duration_s, f"{settings['width']}x{settings['height']}",
-                int(clip.tags["seed"]), settings["num_inference_steps"], settings["guidance_scale"],
-                settings["audio_guidance_scale"], settings["negative_prompt"], settings.get("with_audio", True),
+                clip.tags["prompt"], round(clip.duration_s, 2), f"{settings['width']}x{settings['height']}",
+                clip.tags["seed"], settings["num_inference_steps"], settings["guidance_scale"],
+                settings["audio_guidance_scale"], settings["negative_prompt"], settings.get("camera", ""),
+                settings.get("loop", False), settings.get("with_audio", True),
             )  # fmt: skip
 
-        def choose(made, event: gr.SelectData):
+        def choose(made, event: gr.SelectData):  # type: ignore[name-defined]
             clip = made[event.index]
             return {stage: app_html.done(clip), **on_stage(clip)}
 
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        outputs = [stage, clips, gallery, shown, result, video, sheet, details, download]
+        outputs = [stage, clips, earlier, gallery, shown, result, video, sheet, details, download]
         prompt.submit(None, js="() => { document.getElementById('make').click(); }", **quiet)
         begun = make.click(begin, None, [stage, make, stop], js=app_html.TO_THE_STAGE, **quiet)
         running = begun.then(run, [clips, *fields], outputs, concurrency_limit=1, show_progress="minimal",
                              show_progress_on=[stage], api_visibility="private")  # fmt: skip
-        running.then(rest, [stage], [stage, make, stop], **quiet)
+        for ended in (running.success, running.failure):
+            ended(rest, [stage], [stage, make, stop], **quiet)
         stop.click(stopped, None, [stage, make, stop], cancels=[running], **quiet)
         files.change(drop, [files], [note, task, extend_s, span, duration_s], **quiet)
         task.input(of_task, [files, task], [extend_s, span, duration_s], **quiet)
         gallery.select(choose, [clips], outputs, **quiet)
-        same_seed.click(lambda clip: int(clip.tags["seed"]), [shown], [seed], **quiet)
+        same_seed.click(lambda clip: clip.tags["seed"], [shown], [seed], **quiet)
         same_settings.click(
             settings_of, [shown],
-            [prompt, duration_s, size, seed, steps, guidance, audio_guidance, negative_prompt, with_sound],
-            **quiet,
+            [prompt, duration_s, size, seed, steps, guidance, audio_guidance, negative_prompt, camera, loop,
+             with_sound], **quiet,
         )  # fmt: skip
     return page
 
@@ -291,9 +299,15 @@ def launch(page: "gr.Blocks", args: argparse.Namespace, *, wait: bool = True) ->
     from . import app_html
 
     theme = gr.themes.Soft(
-        primary_hue="orange", secondary_hue="slate", neutral_hue="slate", radius_size="md",
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="lg",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        block_title_background_fill="transparent", block_title_padding="0", block_title_text_color="*body_text_color",
+        block_label_background_fill="transparent", block_label_text_color="*body_text_color",
+        block_label_border_width="0", block_label_shadow="none", block_border_width="1px", block_shadow="none",
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600",
+        body_text_color_subdued="*neutral_500", input_placeholder_color="*neutral_500",
     )  # fmt: skip
     page.queue(max_size=args.max_waiting, api_open=False)
     try:

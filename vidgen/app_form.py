@@ -8,10 +8,8 @@ from pathlib import Path
 from .errors import InputError
 from .generation import GenerationConfig
 
-MAX_SEED = 2**53 - 1
-"""Browsers know whole numbers up to here."""
 DURATION_STEP_S = 0.1
-PICTURE_TASKS = {"first": "The first frame", "last": "The last frame"}
+PICTURE_TASKS = {"first": "Start with it", "last": "End with it"}
 CLIP_TASKS = {
     "extend": "Go on after it",
     "lead": "Lead up to it",
@@ -67,7 +65,11 @@ class Material:
             return "A clip: choose what to do with it"
         if self.sound is not None and not self.pictures:
             return "A sound: a picture is made for it"
-        said = ("", "A picture: choose where it stands", "The first and the last frame: what lies between is made")
+        said = (
+            "",
+            "A picture: the clip starts or ends with it",
+            "The first and the last frame: what lies between is made",
+        )
         return said[len(self.pictures)] + (", and the picture for the sound" if self.sound is not None else "")
 
 
@@ -75,41 +77,45 @@ class Material:
 class Form:
     """The page's fields, in their order."""
 
-    prompt: str
+    prompt: str | None
     files: list[str] | None
     task: str | None
     extend_s: float
     replace_from_s: float
     replace_to_s: float
     duration_s: float
-    size: str
-    seed: int | None
+    size: str | None
+    seed: str | None
     steps: int
     guidance: float
     audio_guidance: float
-    negative_prompt: str
+    negative_prompt: str | None
+    camera: str | None
+    loop: bool
     with_sound: bool
 
     def words(self, own: GenerationConfig) -> list[str]:
         """The words of a ``sample.py`` command, for ``options.parse_args``.
 
         Raises:
-            InputError: files that do not go together, or a seed that a browser cannot hold.
+            InputError: files that do not go together, or a seed that is no number.
         """
-        if self.seed is not None and self.seed > MAX_SEED:
-            raise InputError(f"seed must lie between 0 and {MAX_SEED}, not {self.seed}")
         material = Material.of(self.files)
         task = self.task if self.task in material.tasks else next(iter(material.tasks), None)
-        words = [f"--prompt={self.prompt}", f"--negative-prompt={self.negative_prompt}", f"--size={self.size}"]
+        words = [f"--prompt={self.prompt or ''}", f"--negative-prompt={self.negative_prompt or ''}"]
+        words += [f"--size={self.size}"] if self.size else []
         words += [f"--steps={self.steps}", f"--guidance={self.guidance}", f"--audio-guidance={self.audio_guidance}"]
-        if self.seed is not None:
-            words.append(f"--seed={self.seed}")
+        seed = (self.seed or "").strip()
+        if seed and not seed.isdecimal():
+            raise InputError(f"the seed is a whole number, not {seed!r}: leave it empty for a new one")
+        words += [f"--seed={seed}"] if seed else []
         # The slider cannot stand between its steps: where it is not moved, the model's own length is meant.
         is_moved = abs(self.duration_s - own.spec().duration_s) > DURATION_STEP_S / 2
         if is_moved and task not in OWN_LENGTH and material.sound is None:
             words.append(f"--duration={self.duration_s}")
-        if not self.with_sound:
-            words.append("--no-audio")
+        words += [f"--camera={self.camera}"] if self.camera else []
+        words += ["--loop"] if self.loop else []
+        words += [] if self.with_sound else ["--no-audio"]
         if material.sound is not None:
             words.append(f"--audio={material.sound}")
         if len(material.pictures) == 2:
@@ -137,19 +143,17 @@ def plain(error: InputError, files: Sequence[str] | None = None) -> str:
     """An error's message as the page says it: without command line's dashes and the folders of uploaded files."""
     message = str(error).removesuffix(" (see --help)").removeprefix("argument ").replace("--", "")
     for path in files or ():
-        message = message.replace(path, Path(path).name)
-    return message[:1].upper() + message[1:]
+        message = message.replace(str(path), Path(path).name)
+    return message
 
 
 def sizes(own: GenerationConfig) -> list[tuple[str, str]]:
-    """Sizes to choose from, as (label, "WxH"): the model's own, other shapes of about that area, and twice as large."""
+    """Sizes to choose from, as (label, "WxH"): the model's own; wide, tall and square of about that area; large."""
     multiple, area = own.size_multiple, own.width * own.height
 
     def whole(pixels: float) -> int:
         return max(1, round(pixels / multiple)) * multiple
 
-    pairs = {(own.width, own.height): "the model's own"}
-    for name, aspect in (("wide", 16 / 9), ("tall", 9 / 16), ("square", 1.0)):
-        pairs.setdefault((whole((area * aspect) ** 0.5), whole((area / aspect) ** 0.5)), name)
-    pairs.setdefault((2 * own.width, 2 * own.height), "large")
-    return [(f"{width} × {height}, {name}", f"{width}x{height}") for (width, height), name in pairs.items()]
+    shapes = [(whole((area * aspect) ** 0.5), whole((area / aspect) ** 0.5)) for aspect in (16 / 9, 9 / 16, 1.0)]
+    pairs = dict.fromkeys([(own.width, own.height), *shapes, (2 * own.width, 2 * own.height)])
+    return [(f"{width} × {height}", f"{width}x{height}") for width, height in pairs]

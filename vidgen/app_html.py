@@ -36,33 +36,52 @@ TO_THE_STAGE = """(...values) => {
 }"""
 
 STYLE = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 footer { display: none !important; }
-#head { padding: 0; }
+.html-container { padding: 0 !important; }
 #head h1 { font-size: 1.5rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
 #head p { margin: 0.1rem 0 0; color: var(--body-text-color-subdued); }
-#prompt textarea { font-size: 1.05rem; min-height: 4.6rem; }
-#stage { min-height: 0; }
-.stage { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
-  background: var(--background-fill-secondary); padding: 1rem; }
+#prompt textarea { font-size: 1.05rem; line-height: 1.45; min-height: 5rem; }
+#ideas .gallery { gap: 0.4rem; }
+#ideas .gallery-item { border-radius: 999px; padding: 0.1rem 0.6rem; font-size: 0.85rem;
+  color: var(--body-text-color-subdued); }
+#files .wrap { font-size: 0.95rem; line-height: 1.3; padding-top: 1.4rem; color: var(--body-text-color-subdued); }
+#files .icon-wrap { display: none; }
+.stage { border: 1px solid var(--border-color-primary); border-radius: var(--block-radius);
+  background: var(--block-background-fill); padding: 1rem; }
 .stage p { margin: 0; }
-.stage.empty { min-height: 15rem; display: flex; flex-direction: column; gap: 0.4rem; align-items: center;
-  justify-content: center; text-align: center; color: var(--body-text-color-subdued); }
-.stage img { width: 100%; display: block; border-radius: var(--radius-md); margin-bottom: 0.8rem; }
-.stage progress { width: 100%; height: 0.5rem; accent-color: var(--color-accent); }
-.stage.wrong { border-color: var(--error-border-color, #dc2626); color: var(--error-text-color, #b91c1c); }
-.stage.done { padding: 0.6rem 1rem; }
+.stage.empty { min-height: 17rem; display: flex; flex-direction: column; gap: 0.4rem; align-items: center;
+  justify-content: center; text-align: center; }
+.stage.empty p { color: var(--body-text-color-subdued); }
+.stage kbd { border: 1px solid var(--border-color-primary); border-radius: 4px; padding: 0 0.35rem; }
+.stage img { width: 100%; display: block; border-radius: var(--radius-md); margin-bottom: 0.9rem; }
+.stage progress { appearance: none; display: block; width: 100%; height: 0.5rem; border: 0; border-radius: 999px;
+  overflow: hidden; background: var(--border-color-primary); margin-bottom: 0.4rem; }
+.stage progress::-webkit-progress-bar { background: var(--border-color-primary); }
+.stage progress::-webkit-progress-value { background: var(--color-accent); transition: width 0.2s; }
+.stage progress::-moz-progress-bar { background: var(--color-accent); }
+.stage.wrong { border-color: #dc2626; }
+.stage.wrong p { color: #dc2626; }
+.dark .stage.wrong p { color: #fca5a5; }
+.stage.done { border: 0; background: none; padding: 0.2rem 0; }
 .note { color: var(--body-text-color-subdued); font-size: 0.9rem; }
-.material { display: flex; flex-wrap: wrap; gap: 0.8rem; align-items: flex-end; }
-.material figure { margin: 0; max-width: 9rem; }
-.material img { height: 4.5rem; max-width: 9rem; object-fit: cover; border-radius: var(--radius-md); display: block; }
+.material { display: flex; flex-wrap: wrap; gap: 0.8rem; align-items: flex-end; margin-bottom: 0.4rem; }
+.material figure { margin: 0; max-width: 11rem; }
+.material img { height: 4.5rem; border-radius: var(--radius-md); display: block; }
 .material figcaption { font-size: 0.8rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+#video video { max-height: 26rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: 0.6rem 1rem; margin: 0; }
 .facts dt { font-size: 0.75rem; color: var(--body-text-color-subdued); }
 .facts dd { margin: 0; font-weight: 550; overflow-wrap: anywhere; }
-.again { margin-top: 0.8rem; font-size: 0.8rem; }
-.again code { display: block; white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.5rem 0.7rem; margin-top: 0.3rem;
-  background: var(--background-fill-secondary); border-radius: var(--radius-md); }
+.again { margin-top: 0.8rem; font-size: 0.8rem; color: var(--body-text-color-subdued); }
+.again code { display: block; white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.5rem 0.7rem;
+  margin-top: 0.3rem; background: var(--block-background-fill); border-radius: var(--radius-md); }
+#earlier h2 { font-size: 1rem; font-weight: 600; margin: 0.6rem 0 0; }
+#gallery, #gallery .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+#gallery { border: 0; background: none; }
+#gallery .grid-wrap { padding: 0; overflow: visible; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) !important;
+  grid-auto-rows: auto !important; }
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 @media (max-width: 640px) {
   .gradio-container { padding: 0.6rem !important; }
@@ -79,12 +98,10 @@ def heading(model: str) -> str:
 def progress(state: Progress, strip: str, left_s: float | None) -> str:
     """The stage while a clip is made; ``strip`` is the newest preview as ``picture`` gives it, or empty."""
     said = f"{state.unit.capitalize()} {state.done} of {state.total}"
+    bar = f'<progress max="{state.total}" value="{state.done}" aria-label="progress"></progress>'
     if left_s is not None:
         said += f", about {max(1, round(left_s))} s left"
-    return (
-        f'<div class="stage">{strip}<progress max="{state.total}" value="{state.done}" aria-label="progress"></progress>'
-        f'<p class="note" role="status">{said}</p></div>'
-    )
+    return f'<div class="stage">{strip}{bar}<p class="note" role="status">{said}</p></div>'
 
 
 def picture(frame: np.ndarray, alt: str) -> str:
@@ -92,6 +109,9 @@ def picture(frame: np.ndarray, alt: str) -> str:
     data = io.BytesIO()
     Image.fromarray(frame).save(data, format="JPEG", quality=85)
     return f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+
+
+EARLIER = "<h2>Clips of this session</h2>"
 
 
 def escaped(text: str) -> str:
@@ -120,6 +140,8 @@ def details(clip: Made) -> str:
     }
     if own["negative_prompt"]:
         facts["Keep away from"] = own["negative_prompt"]
+    if own.get("camera"):
+        facts["Camera"] = own["camera"].replace("-", " ")
     if own.get("given"):
         facts["Given"] = ", ".join(f"{name} {value}" for name, value in own["given"].items())
     rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())

@@ -10,7 +10,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ from .pipeline import VidGenPipeline
 PREVIEW_EVERY_S = 0.4
 """Previews cost a part of a decoding each: so many seconds apart, they are a small part of the work."""
 PREVIEW_COLUMNS = 4
+THREAD_NAME = "vidgen clip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ class Stopped(Exception):
     """The user does not want the clip any more."""
 
 
-def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> Iterator[Progress | Made]:
+def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> Generator[Progress | Made, None, None]:
     """Make the first prompt's clip in a thread of its own, and yield how far it is; the last thing is the clip.
 
     Closing the iterator stops the work at its next step, and returns when it has stopped; no file is left then.
@@ -94,7 +95,7 @@ def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> 
         except BaseException as error:  # handed over, and raised where the user is
             news.put(error)
 
-    worker = threading.Thread(target=work, daemon=True)
+    worker = threading.Thread(target=work, name=THREAD_NAME, daemon=True)
     worker.start()
     try:
         while True:
@@ -131,12 +132,14 @@ def _make(
         "frame_rate": spec.frame_rate,
         "generator": torch.Generator().manual_seed(seed),
     }
-    if recipe.is_made_in_parts(spec, pipeline.generation, given is not None):
-        frames, waveform = watch.in_parts(prompt, spec.duration_s, spec.num_frames, wanted)
+    if recipe.is_made_in_parts(spec, pipeline.generation, given is not None or args.loop):
+        said = prompt if args.camera is None else pipeline.generation.with_camera(prompt, args.camera)
+        frames, waveform = watch.in_parts(said, spec.duration_s, spec.num_frames, wanted)
     else:
         output = pipeline(
-            prompt, given=given, num_frames=spec.num_frames, callback_on_step_end=watch.on_step_end, **wanted
-        )
+            prompt, given=given, loop=args.loop, camera=args.camera, num_frames=spec.num_frames,
+            callback_on_step_end=watch.on_step_end, **wanted,
+        )  # fmt: skip
         frames, waveform = output.frames[0], None if output.audio is None else output.audio[0]
     report(Progress(1, 1, "clip", None))  # the last moment to stop: nothing has been written yet
 
