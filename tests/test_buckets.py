@@ -44,7 +44,8 @@ def test_known_sizes_and_lengths():
     assert fitting_size(500, 500, 256 * 256, 32) == (256, 256)
     assert fitting_size(20, 3000, 32 * 32, 32)[0] == 32
     assert frame_ladder(49, 4) == [49, 25, 13, 5, 1]
-    assert [fitting_frames(frames, 49, 4) for frames in (0, 1, 4, 5, 24, 25, 48, 49, 500)] == [1, 1, 1, 5, 13, 25, 25, 49, 49]  # fmt: skip
+    lengths = {0: 1, 1: 1, 4: 1, 5: 5, 24: 13, 25: 25, 48: 25, 49: 49, 500: 49}
+    assert {frames: fitting_frames(frames, 49, 4) for frames in lengths} == lengths
 
 
 def test_a_batch_has_one_shape_and_every_clip_comes_once_an_epoch():
