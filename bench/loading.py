@@ -1,4 +1,4 @@
-"""How fast training data comes, from what it is at first to what it becomes, beside a training step on the same machine.
+"""How fast training data comes, from films to latents, beside a training step on the same machine.
 
     python -m bench.loading INPUT… [--model weights] [--workers 0] [--seconds 8] [--batch-size 8]
 
