@@ -11,7 +11,6 @@ computed twice.
 """
 
 import argparse
-import hashlib
 import json
 import warnings
 from dataclasses import asdict, replace
@@ -31,9 +30,9 @@ from vidgen.files import replacing
 from vidgen.media import read_clip
 
 from . import extractors
+from .cache import kept_at, sha256
 from .distances import Distance, Features, frechet_distance, kernel_distance, split_floor
 from .extractors import Extractor
-from .fetch import cache_folder
 
 METRICS = {"video": ("KVD", "FVD"), "frames": ("KID", "FID"), "sound": ("SoundNet KD", "SoundNet FD")}
 """What the kernel and the Fréchet distance of each are called."""
@@ -60,7 +59,7 @@ def main() -> None:
     results |= {side: {"folder": str(getattr(args, side)), "expected": len(folders[side])} for side in folders}
     results["metrics"] = {}
     for metric in args.metric:
-        extractor = _extractor(metric, args.i3d)
+        extractor = extractor_for(metric, args.i3d)
         sides, failures = {}, {}
         for side, files in folders.items():
             sides[side], failures[side] = folder_features(files, extractor)
@@ -96,7 +95,7 @@ def folder_features(files: list[Path], extractor: Extractor) -> tuple[Features, 
     """Features of all clips that give some, and a line for each that does not.
 
     Raises:
-        InputError: fewer than two clips gave features, or one gave values that are not finite.
+        InputError: fewer than two clips gave features.
     """
     rows, failures = [], []
     for path in tqdm(files, desc=extractor.name.split()[0], unit="clip", disable=None):
@@ -114,15 +113,15 @@ def clip_features(path: Path, extractor: Extractor) -> np.ndarray:
     """(d,) float32, from the cache if a file of the same content has been there before with the same extractor.
 
     Raises:
-        InputError: the clip cannot be read or is none for this extractor.
+        InputError: the clip cannot be read, is none for this extractor, or gives values that are not finite.
     """
-    key = hashlib.sha256(path.read_bytes())
-    key.update(f"\0{extractor.name}\0{extractor.preprocessing}".encode())
-    cached = cache_folder() / "features" / f"{key.hexdigest()}.npy"
+    cached = kept_at("features", sha256(path), extractor.name, extractor.preprocessing, suffix=".npy")
     if cached.is_file():
         return np.load(cached, allow_pickle=False)
     clip = read_clip(path, sample_rate_hz=extractor.sound_rate_hz, max_frames=extractor.max_frames)
     features = extractor.features(clip)
+    if not np.isfinite(features).all():
+        raise InputError(f"{extractor.name.split()[0]} gave values that are not finite numbers")
     with replacing(cached) as temporary:
         np.save(temporary, features, allow_pickle=False)
     return features
@@ -160,7 +159,8 @@ def compare(
     return {"distances": distances, "notes": notes}
 
 
-def _extractor(metric: str, torchscript: Path | None) -> Extractor:
+def extractor_for(metric: str, torchscript: Path | None = None) -> Extractor:
+    """The network of one of ``METRICS``. Raises InputError if its weights are not at hand."""
     if metric == "video":
         return extractors.i3d(torchscript)
     return extractors.inception() if metric == "frames" else extractors.soundnet()

@@ -1,205 +1,284 @@
-"""Score a model on the tabletop world:
+"""Score models, or any folder of clips:
 
-    python -m eval.run --model weights/tabletop --suite tabletop --output runs/eval
+    python -m eval.run --model weights --output out                        # the tabletop suite
+    python -m eval.run --model weights --model student --output out --blind
+    python -m eval.run --model weights --suite my-clips --output out       # for the captions of a folder's clips
+    python -m eval.run --suite my-clips --output out                       # the clips themselves
+    python -m eval.run --model weights --suite vbench --output out         # VBench's prompts, names and package
 
-Clips that are missing in the output folder are made first, one for each of the fixed prompts, each with its fixed
-seed; a run that was broken off goes on where it ended. ``results.json`` then holds every verdict.
-With ``--real trajectories.npz`` the instrument itself is tested: clips of the generator, through mp4 files as well,
-are scored against the truth about them.
+Clips that are missing in the output folder are made first, each with its fixed seed; a run that was broken off goes on
+where it ended. ``results.json`` then holds every verdict, and ``report.html`` shows them with the clips. Every clip
+gets the figures that need no weights; distances are taken where a reference is given. What was measured is kept by the
+content of the files, so nothing is measured twice. With ``--real trajectories.npz`` the instrument itself is tested:
+clips of the generator, through mp4 files as well, are scored against the truth about them.
 """
 
 import argparse
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-import numpy as np
-import torch
-from tqdm import tqdm
+from typing import Any
 
 from vidgen.cli import run
-from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.media import read_clip, read_metadata, write_video
 
-from .tabletop import Observation, compare, moved_sounds, observe, shuffled_prompts, summarise, table
-from .verifier import WEIGHTS, Verifier
+from . import accuracy, against, report, results, tables, vbench
+from .distribution import METRICS, clip_files
+from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
+from .judge import judgement, verdicts
+from .measure import (
+    Measure,
+    Measured,
+    measure_files,
+    physical_measure,
+    quality_measure,
+    subject_measure,
+    tabletop_measure,
+)
+from .optional import optional_measures
+from .prompt_lists import LISTS
+from .tabletop import table
+from .vbench_prompts import vbench_asked, vbench_prompts
+from .verifier import WEIGHTS
 
-FILMED_AT_ONCE = 96
-
-
-@dataclass(frozen=True)
-class Asked:
-    prompt: str
-    seed: int
-    attributes: dict
-    """As ``vidgen.tabletop.captions.attributes`` returns them."""
-
-
-def load_prompts(path: Path | None) -> list[Asked]:
-    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones.
-
-    Raises:
-        InputError: no such file, or it holds something else.
-    """
-    if path is None:
-        from .prompts import tabletop_prompts
-
-        return [Asked(entry["prompt"], entry["seed"], entry["attributes"]) for entry in tabletop_prompts()]
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        asked = [Asked(str(entry["prompt"]), int(entry["seed"]), dict(entry["attributes"])) for entry in entries]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: not a list of {{"prompt", "seed", "attributes"}} ({error!r})') from error
-    if not asked:
-        raise InputError(f"{path}: holds no prompt")
-    return asked
+FILMED = 400
 
 
-def generate(model: Path, asked: Sequence[Asked], folder: Path, device: str, batch: int) -> tuple[list[Path], str]:
-    """An mp4 for each prompt, made where it is missing; and the model's version.
+@dataclass
+class Contender:
+    """What is scored: a model's clips, or anybody's."""
 
-    Raises:
-        InputError: no such model, or a clip in the folder was made by another model or for another prompt.
-    """
-    from vidgen.loading import choose_device
-    from vidgen.pipeline import VidGenPipeline
-
-    pipeline = VidGenPipeline.from_pretrained(model, device=choose_device(device))
-    version = pipeline.generation.model_version
-    paths = [folder / f"{index:04d}.mp4" for index in range(len(asked))]
-    missing = []
-    for index, (entry, path) in enumerate(zip(asked, paths, strict=True)):
-        if not path.exists():
-            missing.append(index)
-            continue
-        tags = read_metadata(path)
-        if (tags.get("prompt"), tags.get("seed"), tags.get("model_version")) != (
-            entry.prompt, str(entry.seed), version,
-        ):  # fmt: skip
-            raise InputError(f"{path} was made by another model or for another prompt: give another --output")
-    for start in tqdm(range(0, len(missing), batch), desc="clips", disable=None):
-        rows = missing[start : start + batch]
-        output = pipeline(
-            [asked[row].prompt for row in rows],
-            generator=[torch.Generator().manual_seed(asked[row].seed) for row in rows],
-        )
-        for row, frames, waveform in zip(rows, output.frames, output.audio, strict=True):
-            tags = {
-                "title": asked[row].prompt, "prompt": asked[row].prompt, "seed": str(asked[row].seed),
-                "model_version": version,
-            }  # fmt: skip
-            write_video(paths[row], frames, waveform, output.frame_rate, output.sample_rate, tags)
-    return paths, version
+    name: str
+    made: list[Made]
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: Path | None = None
 
 
-def film(trajectories: Path, count: int, folder: Path, seed: int) -> tuple[list[Path], list[Asked]]:
-    """An mp4 of each of ``count`` clips of the generator, with looks drawn anew, and the truth about it.
-
-    Raises:
-        InputError: no such trajectories.
-    """
-    from vidgen.tabletop.physics import load_trajectories
-    from vidgen.tabletop.source import TabletopClips
-
-    spec = ClipSpec()
-    clips = TabletopClips(load_trajectories(trajectories), spec, "any", seed)
-    order = np.random.default_rng(seed).permutation(len(clips)).tolist()
-    keys = [(order[index % len(clips)], index // len(clips)) for index in range(count)]
-    paths: list[Path] = []
-    asked: list[Asked] = []
-    for start in tqdm(range(0, count, FILMED_AT_ONCE), desc="clips", disable=None):
-        batch = clips[keys[start : start + FILMED_AT_ONCE]]
-        for frames, waveform, wordings, truth in zip(
-            batch["video"].numpy(), batch["audio"].numpy(), batch["captions"], batch["truth"], strict=True
-        ):
-            path = folder / f"real-{len(paths):04d}.mp4"
-            write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, {"prompt": wordings[0]})
-            paths.append(path)
-            asked.append(Asked(wordings[0], seed, truth))
-    return paths, asked
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.split("\n")[0].rstrip(":"))
+    parser.add_argument("--model", type=Path, action="append", default=[], help="folder of a model; may be repeated")
+    parser.add_argument("--suite", default="tabletop", help="tabletop (default), vbench, or a folder of clips")
+    parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
+    what = parser.add_argument_group("what is made and measured")
+    what.add_argument("--prompts", type=Path, help="a JSON file instead of the suite's own prompts")
+    what.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
+    )
+    what.add_argument("--limit", type=int, help=f"the first so many prompts or clips (real ones: {FILMED})")
+    what.add_argument("--samples", type=int, default=1, help="clips of each prompt, with other seeds")
+    what.add_argument("--reference", type=Path, help="a folder of clips that distances are taken from")
+    what.add_argument("--reference-scenes", type=Path, help="the same, filmed of simulated scenes (.npz)")
+    what.add_argument("--distances", nargs="+", choices=METRICS, default=list(METRICS), help="which (default: all)")
+    what.add_argument("--i3d", type=Path, help="i3d_torchscript.pt to use for video in place of fetched weights")
+    more = parser.add_argument_group(
+        "what others' weights and packages add (python -m eval.doctor tells what is there)"
+    )
+    more.add_argument("--vbench-python", type=Path, help="Python of an environment that holds the package vbench")
+    more.add_argument("--vbench-dimensions", nargs="+", metavar="NAME", help="which (default: all that apply)")
+    more.add_argument("--clap", metavar="MODEL", help="CLAP: a folder, or a name on the hub")
+    more.add_argument("--synchformer", type=Path, help="Synchformer as TorchScript")
+    more.add_argument("--imagebind", type=Path, help="imagebind_huge.pth")
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", type=int, default=1, help="processes that make and measure clips")
+    how.add_argument("--part", metavar="K/N", help="make the K-th of N parts of what is missing, and measure nothing")
+    how.add_argument("--batch", type=int, default=4, help="clips made at once")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, mps: where clips are made")
+    how.add_argument("--blind", action="store_true", help="report: models in random order, named at the end only")
+    how.add_argument("--embed-mib", type=float, default=24.0, help="report: clips of so much in the page, more linked")
+    check = parser.add_argument_group("tests of the instrument")
+    check.add_argument("--real", type=Path, help="score clips of the generator from these trajectories (.npz) instead")
+    check.add_argument("--blur", type=float, default=0.0, help="blur what the instrument sees by so many pixels")
+    check.add_argument("--seed", type=int, default=0, help="of the looks of real and reference clips")
+    check.add_argument("--verifier", type=Path, default=WEIGHTS, help="weights of the instrument")
+    args = parser.parse_args()
+    if min(args.limit or 1, args.batch, args.samples, args.workers) < 1 or args.limit == 0 or args.blur < 0:
+        raise InputError("--limit, --batch, --samples and --workers must be at least 1, and --blur not negative")
+    if args.suite == "tabletop" and bool(args.model) == (args.real is not None):
+        raise InputError("give either --model or --real, or a folder of clips as --suite")
+    if args.suite == "vbench" and not args.model:
+        raise InputError("--suite vbench needs --model; for clips that are there: python -m eval.vbench")
+    if args.suite not in ("tabletop", "vbench") and not Path(args.suite).is_dir():
+        raise InputError(f"--suite is tabletop, vbench or a folder of clips, and {args.suite} is no folder")
+    if args.reference is not None and args.reference_scenes is not None:
+        raise InputError("give --reference or --reference-scenes, not both")
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="folder of a model")
-    parser.add_argument("--suite", choices=("tabletop",), default="tabletop")
-    parser.add_argument("--output", type=Path, required=True, help="folder for clips and results.json")
-    parser.add_argument("--prompts", type=Path, help="a JSON file instead of the fixed prompts")
-    parser.add_argument("--limit", type=int, help="the first so many prompts, or real clips (400)")
-    parser.add_argument("--real", type=Path, help="score clips of the generator from these trajectories (.npz) instead")
-    parser.add_argument("--blur", type=float, default=0.0, help="blur what is scored by so many pixels, as a test")
-    parser.add_argument("--seed", type=int, default=0, help="of the looks of real clips")
-    parser.add_argument("--batch", type=int, default=4, help="clips made at once")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps: where clips are made")
-    parser.add_argument("--verifier", type=Path, default=WEIGHTS, help="weights of the instrument")
-    args = parser.parse_args()
-    if (args.model is None) == (args.real is None):
-        raise InputError("give either --model or --real")
-    if (args.limit is not None and args.limit < 1) or args.batch < 1 or args.blur < 0:
-        raise InputError("--limit and --batch must be at least 1, and --blur not negative")
-    verifier = Verifier.load(args.verifier)
+    args = parse_arguments()
+    measures, missing = chosen_measures(args)
     args.output.mkdir(parents=True, exist_ok=True)
-
-    facts = {"suite": args.suite, "verifier_sha256": _sha256(args.verifier / "model.safetensors"), "blur_px": args.blur}
-    if args.real is not None:
-        paths, asked = film(args.real, args.limit or 400, args.output, args.seed)
-        facts |= {"real": args.real.name}
-    else:
-        asked = load_prompts(args.prompts)[: args.limit]
-        paths, version = generate(args.model, asked, args.output, args.device, args.batch)
-        facts |= {"model": args.model.name, "model_version": version}
-    observed: list[Observation] = []
-    for path in tqdm(paths, desc="scored", disable=None):
-        clip = read_clip(path)
-        frames = blurred(clip.frames, args.blur)
-        observed.append(observe(verifier, frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz))
-    truths = [entry.attributes for entry in asked]
-    scores = [compare(clip, truth) for clip, truth in zip(observed, truths, strict=True)]
-    results = report(scores, observed, truths)
-    prompts = json.dumps([(entry.prompt, entry.seed) for entry in asked])
-    facts |= {"clips": len(asked), "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}
-    verdicts = [{"prompt": entry.prompt, "seed": entry.seed, "asked": entry.attributes} | score
-                for entry, score in zip(asked, scores, strict=True)]  # fmt: skip
-    text = json.dumps(facts | results | {"verdicts": verdicts}, indent=1)
-    (args.output / "results.json").write_text(text + "\n", encoding="utf-8")
-    print(table(results["summary"], results["shuffled_prompts"], results["moved_sounds"]))
-    print(f"written: {args.output / 'results.json'}")
-
-
-def report(scores: list[dict], observed: list[Observation], truths: list[dict]) -> dict:
-    """The summary, that of clips with and without a held-out triple, and the two controls."""
-    results = {
-        "summary": summarise(scores),
-        "shuffled_prompts": summarise(shuffled_prompts(observed, truths), resamples=200),
-        "moved_sounds": summarise(moved_sounds(observed, truths), resamples=200),
+    contenders = contend(args)
+    if args.part is not None:
+        made = sum(clip.path.exists() for contender in contenders for clip in contender.made)
+        print(f"{made} of {sum(len(contender.made) for contender in contenders)} clips are there")
+        return
+    reference = reference_clips(args, max(len(contender.made) for contender in contenders))
+    models = [score(contender, measures, reference, args) for contender in contenders]
+    found = {
+        "schema": results.SCHEMA,
+        "suite": args.suite if args.suite in ("tabletop", "vbench") else "folder",
+        "prompts_sha256": prompts_sha256([clip.asked for clip in contenders[0].made]),
+        "prompts_rewritten": False,
+        "preprocessing": {
+            "frames": "as decoded, at the file's own size and rate",
+            "sound": "mixed to mono, at the file's own rate",
+            "blur_px": args.blur,
+        },
+        "measures": {measure.name: measure.version for measure in measures},
+        "missing": missing,
+        "environment": results.environment(),
+        "models": models,
+        "comparisons": results.all_comparisons(models),
     }
-    for name, wanted in (("held_out", True), ("not_held_out", False)):
-        part = [score for score, truth in zip(scores, truths, strict=True) if truth.get("held_out") is wanted]
-        if part:
-            results[name] = summarise(part)
-    return results
+    results.write(found, args.output / "results.json")
+    print(told(found))
+    print(f"written: {args.output / 'results.json'}")
+    print(f"written: {report.write(found, args.output, blind=args.blind, embed_mib=args.embed_mib)}")
 
 
-def blurred(frames: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 under a Gaussian blur."""
-    if sigma_px <= 0:
-        return frames
-    reach = int(np.ceil(3 * sigma_px))
-    taps = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma_px**2)).astype(np.float32)
-    taps /= taps.sum()
-    padded = np.pad(frames.astype(np.float32), ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    height, width = frames.shape[1:3]
-    rows = sum(tap * padded[:, i : i + height] for i, tap in enumerate(taps))
-    return np.rint(sum(tap * rows[:, :, i : i + width] for i, tap in enumerate(taps))).astype(np.uint8)
+def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]:
+    """What is measured of every clip, the cheap and the certain first; and what is not, with what would bring it.
+
+    Raises:
+        InputError: what was asked for, or the ``eval`` extra, is missing.
+    """
+    measures, missing = [quality_measure()], []
+    if args.suite == "tabletop":
+        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
+    try:
+        measures.append(subject_measure())
+    except InputError as error:
+        missing.append(f"subject consistency: {error}")
+    return measures + optional_measures(args.clap, args.synchformer, args.imagebind), missing
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def contend(args: argparse.Namespace) -> list[Contender]:
+    """What is to be scored; a model's missing clips are made."""
+    if args.real is not None:
+        made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
+        return [Contender("generator", made, {"version": args.real.name})]
+    if args.suite == "tabletop":
+        asked = sampled(load_prompts(args.prompts, args.lists)[: args.limit], args.samples)
+    elif args.suite == "vbench":
+        asked = vbench_asked(vbench_prompts(args.prompts, args.vbench_dimensions)[: args.limit], args.seed)
+    else:
+        clips = folder_clips(Path(args.suite))[: args.limit]
+        if not args.model:
+            return [Contender(Path(args.suite).resolve().name, clips)]
+        asked = [Asked(clip.asked.prompt, index) for index, clip in enumerate(clips) if clip.asked.prompt]
+        if not asked:
+            raise InputError(f"{args.suite} holds no captions: give metadata.jsonl or text files, or leave out --model")
+        asked = sampled(asked, args.samples)
+    contenders = []
+    for name, model in zip(labels(args.model), args.model, strict=True):
+        folder = args.output / name
+        made, facts = generate(
+            model, asked, folder, device=args.device, batch=args.batch, workers=args.workers, part=part(args.part)
+        )
+        contenders.append(Contender(name, made, facts, model))
+    return contenders
+
+
+def labels(models: Sequence[Path]) -> list[str]:
+    """A short name for each model's folder, no two alike: ``weights``, or ``dit-model`` of ``runs/out/dit/model``."""
+    names = [model.resolve().name for model in models]
+    names = [
+        f"{model.resolve().parent.name}-{name}" if name == "model" or names.count(name) > 1 else name
+        for name, model in zip(names, models, strict=True)
+    ]
+    return [f"{name}-{index}" if names.count(name) > 1 else name for index, name in enumerate(names, 1)]
+
+
+def part(text: str | None) -> tuple[int, int]:
+    """``2/4`` as (1, 4)."""
+    if text is None:
+        return 0, 1
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise InputError(f"--part looks like 2/4 (the second of four), not {text!r}")
+    return int(number) - 1, int(count)
+
+
+def reference_clips(args: argparse.Namespace, count: int) -> list[Path]:
+    """The clips that distances are taken from; none if none are given."""
+    if args.reference_scenes is not None:
+        return [clip.path for clip in film(args.reference_scenes, count, args.output / "reference", args.seed)]
+    if args.reference is not None:
+        return clip_files(args.reference)
+    return clip_files(Path(args.suite)) if args.suite not in ("tabletop", "vbench") and args.model else []
+
+
+def score(
+    contender: Contender, measures: Sequence[Measure], reference: Sequence[Path], args: argparse.Namespace
+) -> dict[str, Any]:
+    """One contender's part of the results."""
+    paths, prompts = [clip.path for clip in contender.made], [clip.asked.prompt for clip in contender.made]
+    measured = measure_files(paths, measures, args.workers, prompts)
+    more: dict[str, Any] = {}
+    scores = None
+    if args.suite == "tabletop":
+        scores = verdicts(contender.made, measured)
+        more["judgement"] = judgement(contender.made, measured, scores)
+        more["judgement"]["accuracy"] = accuracy.stored(args.verifier)
+    if args.suite == "vbench" or args.vbench_python is not None:
+        more["vbench"] = score_by_vbench(contender, measured, args)
+    if reference:
+        again = None
+        if contender.model is not None:
+            folder = args.output / f"{contender.name}-reconstructed"
+            again = partial(against.reconstruct, contender.model, args.device, reference, folder)
+        there = [clip.path for clip in contender.made if clip.path.exists()]
+        more["distances"] = against.distances(
+            there, reference, args.distances, torchscript=args.i3d, reconstructed=again
+        )
+    rows = results.clip_rows(contender.made, measured, scores, args.output)
+    return results.model_results(contender.name, contender.facts, rows, **more)
+
+
+def score_by_vbench(contender: Contender, measured: Sequence[Measured], args: argparse.Namespace) -> dict[str, Any]:
+    """What the official package says of the clips; its figures of single clips join the others of ``measured``."""
+    official = args.suite == "vbench"
+    folder = args.output / f"{contender.name}-vbench"
+    outcome = vbench.evaluate(
+        contender.made,
+        folder,
+        prompts=vbench_prompts(args.prompts, args.vbench_dimensions)[: args.limit] if official else None,
+        info=args.prompts if official else None,
+        python=vbench.given_python(args.vbench_python),
+        dimensions=args.vbench_dimensions,
+        device="cuda" if args.device.startswith("cuda") else "cpu",
+    )
+    for clip, one in zip(contender.made, measured, strict=True):
+        name = clip.path.name
+        figures = {key: values[name] for key, values in outcome.per_clip.items() if name in values}
+        if figures:
+            one.values["vbench"] = figures
+    clips = contender.made[0].path.parent
+    return vbench.results(outcome) | {"told": vbench.told(outcome, clips, folder).splitlines()}
+
+
+def told(found: dict[str, Any]) -> str:
+    """The results for a terminal."""
+    # The judgement's own table says more of a single model.
+    parts = [tables.estimates_table(found["models"], without="tabletop." if len(found["models"]) == 1 else None)]
+    for model in found["models"]:
+        parts.append(tables.counts_text(model))
+        if "judgement" in model:
+            judged = model["judgement"]
+            controls = (judged["shuffled_prompts"], judged["moved_sounds"], judged["follows"])
+            parts.append(table(judged["summary"], *controls, judged["accuracy"]))
+            parts += [tables.differences_table(gap) for gap in judged["gaps"]]
+        if "vbench" in model:
+            parts.append("\n".join(model["vbench"]["told"]))
+        if "distances" in model:
+            parts.append("\n".join(against.lines(model["distances"])))
+        else:
+            parts.append("no distances (KVD, FVD, KID, FID, of sound): they need --reference or --reference-scenes")
+    parts += [f"without {what}" for what in found["missing"]]
+    parts += [tables.differences_table(comparison) for comparison in found["comparisons"]]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

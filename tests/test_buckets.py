@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vidgen.data.buckets import Bucket, fitting_frames, fitting_size, frame_ladder
 from vidgen.data.captions import first_clause, vary_caption
 from vidgen.data.recordings import Mixture
-from vidgen.data.sampling import KeyedBatches, Layout
+from vidgen.data.sampling import KeyedBatches, Layout, held_back_batches, held_back_keys
 from vidgen.data.source import Source, parse_source, source_weights
 from vidgen.errors import InputError
 
@@ -97,6 +97,16 @@ def test_with_fewer_shards_than_processes_they_share_what_one_would_see():
     whole = batches(50, made, batch_size=6)
     halves = [batches(50, made, rank=rank, world_size=2) for rank in range(2)]
     assert whole == [first + second for first, second in zip(*halves, strict=True)]
+
+
+def test_held_back_clips_are_all_shown_in_batches_of_one_shape():
+    made = layout([0, 1, 1, 0, 1])
+    data = Numbers(0, 5)
+    assert sum(held_back_batches(data, 12, 3), []) == held_back_keys(data, 12)
+    data.layout = made
+    shown = held_back_batches(data, 12, 3)
+    assert sorted(sum(shown, [])) == sorted(held_back_keys(data, 12))
+    assert all(len(batch) <= 3 and len({made.groups[index] for index, _ in batch}) == 1 for batch in shown)
 
 
 class Numbers:

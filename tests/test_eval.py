@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval import run as eval_run
+from eval.controls import moved_sounds, shuffled_prompts
 from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
-from eval.tabletop import Observation, compare, moved_sounds, observe, shuffled_prompts, summarise, table
+from eval.tabletop import Observation, compare, observe, summarise, table
 from eval.train_verifier import body_loss, map_loss
 from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, link, track_features
 from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.media import write_video
 from vidgen.tabletop.captions import attributes
-from vidgen.tabletop.physics import save_trajectories
 from vidgen.tabletop.render import render
 from vidgen.tabletop.scene import CAMERAS, COLOURS, Body, Contact, Look, Trajectory
 from vidgen.tabletop.source import TabletopClips
@@ -156,8 +154,11 @@ def test_training_tracks_carry_the_truth():
     mass_kg = 120 * 4 / 3 * np.pi * 0.33**3
     trajectory = scene(contacts=[Contact(1.0, 0, -1, mass_kg)], action="rolls", direction="left")
     tracks = make_tracks([trajectory], 6, 49, seed=0)
-    assert (tracks["impacts"].argmax(1) == 24).all()
     rows = torch.arange(6)
+    struck = tracks["impacts"][rows, tracks["main"]]
+    assert (struck.argmax(1) == 24).all()
+    assert (tracks["impacts"].sum(1) == struck).all()  # nobody else is struck
+    assert (tracks["weights"] == 1).all()
     features = tracks["features"][rows, tracks["main"]]
     assert (tracks["size"][rows, tracks["main"]] == 1).all()
     assert ((tracks["size"] >= 0).sum(1) == 1).all()
@@ -218,10 +219,16 @@ def observation(**changes) -> Observation:
 
 def test_verdicts():
     verdict = compare(observation(), ASKED)
-    assert all(verdict["right"][name] for name in verdict["right"] if name != "silence")
-    assert verdict["right"]["silence"] is None
+    unasked = ("silence", "material_heard")  # at rest only, and of one body only
+    assert all(verdict["right"][name] for name in verdict["right"] if name not in unasked)
+    assert all(verdict["right"][name] is None for name in unasked)
+    alone = ASKED | {"bodies": ASKED["bodies"][:1], "count": 1}
+    assert compare(replace(observation(), material_heard="metal"), alone)["right"]["material_heard"] is True
+    assert compare(replace(observation(), material_heard="glass"), alone)["right"]["material_heard"] is False
+    assert compare(replace(observation(), material_heard=None), alone)["right"]["material_heard"] is False
     assert verdict["sync"] == {
-        "impacts_s": [0.5, 1.2], "onsets_s": [0.53, 1.6], "first_offset_s": 0.03, "missing": 1, "surplus": 1,
+        "impacts_s": [0.5, 1.2], "onsets_s": [0.53, 1.6], "first_offset_s": 0.03, "offset_s": 0.03,
+        "missing": 1, "surplus": 1,
     }  # fmt: skip
     json.dumps(verdict)
 
@@ -266,33 +273,6 @@ def test_summary_has_shares_with_intervals_and_controls_fall_apart():
     assert summarise([])["attributes"] == {}
 
 
-def test_prompts_come_from_a_file(tmp_path):
-    path = tmp_path / "prompts.json"
-    path.write_text(json.dumps([{"prompt": "a red ball", "seed": 3, "attributes": ASKED}]))
-    assert eval_run.load_prompts(path)[0].seed == 3
-    for text in ("[]", "{", '[{"prompt": "x"}]'):
-        path.write_text(text)
-        with pytest.raises(InputError):
-            eval_run.load_prompts(path)
-    with pytest.raises(InputError, match="no such file"):
-        eval_run.load_prompts(tmp_path / "none.json")
-
-
-def test_command_ends_with_one_line_on_bad_input(monkeypatch, tmp_path):
-    for arguments in (["--output", str(tmp_path)], ["--model", "m", "--output", str(tmp_path), "--limit", "0"]):
-        monkeypatch.setattr("sys.argv", ["eval.run", *arguments])
-        with pytest.raises(InputError):
-            eval_run.main()
-
-
-def test_blur_keeps_the_mean_and_the_shape():
-    frames = np.zeros((2, 32, 40, 3), np.uint8)
-    frames[:, 16, 20] = 255
-    out = eval_run.blurred(frames, 1.0)
-    assert out.shape == frames.shape
-    assert out[0, 16, 20, 0] == pytest.approx(255 / (2 * np.pi), abs=2)
-
-
 @pytest.fixture(scope="module")
 def instrument() -> Verifier:
     return Verifier.load(WEIGHTS)
@@ -320,35 +300,6 @@ def test_shipped_instrument_sees_what_is_there(instrument):
     other = dict(batch["truth"][0], bodies=[{"colour": "nothing", "shape": "cube"}], action="rolls")
     assert not any(compare(observe(instrument, frames, waveform, 24.0, 24000), other)["right"][name]
                    for name in ("colour", "shape", "action"))  # fmt: skip
-
-
-def test_real_clips_through_the_command(instrument, monkeypatch, tmp_path, capsys):
-    rolling, resting = scene(action="rolls", direction="left"), scene(x=(0.2, 0.2), action="rests")
-    save_trajectories(tmp_path / "two.npz", [rolling, resting])
-    arguments = ["eval.run", "--real", str(tmp_path / "two.npz"), "--output", str(tmp_path / "out"), "--limit", "2"]
-    monkeypatch.setattr("sys.argv", arguments)
-    eval_run.main()
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["clips"] == len(results["verdicts"]) == 2
-    assert results["summary"]["attributes"]["colour"]["n"] == 2
-    assert "colour" in capsys.readouterr().out
-
-
-def test_clips_of_another_model_are_not_scored(monkeypatch, tmp_path):
-    class Other:
-        class generation:
-            model_version = "new"
-
-    monkeypatch.setattr("vidgen.pipeline.VidGenPipeline.from_pretrained", lambda *args, **kwargs: Other)
-    spec = ClipSpec(num_frames=2, height=32, width=32)
-    tags = {"prompt": "a red ball", "seed": "1", "model_version": "old"}
-    write_video(tmp_path / "0000.mp4", np.zeros((2, 32, 32, 3), np.uint8), None, spec.frame_rate, 24000, tags)
-    asked = [eval_run.Asked("a red ball", 1, ASKED)]
-    with pytest.raises(InputError, match="another model"):
-        eval_run.generate(tmp_path, asked, tmp_path, "cpu", 1)
-    Other.generation.model_version = "old"
-    paths, version = eval_run.generate(tmp_path, asked, tmp_path, "cpu", 1)
-    assert (paths, version) == ([tmp_path / "0000.mp4"], "old")
 
 
 def test_attributes_of_a_scene_are_what_is_compared():

@@ -1,6 +1,7 @@
 """The latent cache of a training stage: made where it is missing, then served from where it fits."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from . import config
 from .clip import ClipSpec
 from .data.latents import LatentClips, cache_latents, claim_cache, clips_in_cache, complete_cache, digest
 from .data.sampling import Layout
-from .data.source import open_clips, source_weights, to_float
+from .data.source import Source, open_clips, source_weights, to_float
 from .noise import to_device
 
 RESIDENT_SHARE = 0.4
@@ -67,6 +68,18 @@ def latent_clips(
     return LatentClips(cache, seed=settings.seed, weights=source_weights(args.data), **options)
 
 
+def held_back_latents(
+    args: argparse.Namespace, settings: config.DiTConfig | config.DistillConfig, accelerator: Accelerator,
+    vae: Any, codec: Any, spec: ClipSpec, **options: Any,
+) -> Any:  # fmt: skip
+    """The clips of ``--validation``, with all their words, in a latent cache of their own; None without."""
+    if args.validation is None:
+        return None
+    own = argparse.Namespace(data=[Source(args.validation)], latents=args.output / "validation-latents")
+    few = dataclasses.replace(settings, cached_clips=settings.validation_clips)
+    return latent_clips(own, few, accelerator, vae, codec, spec, **options)
+
+
 def at_hand(clips: Any, device: torch.device) -> Dataset:
     """What is to be loaded of latent clips: only the choice, where the latents fit on the training device."""
     if device.type == "cuda":
@@ -106,3 +119,21 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = latents.float().movedim(1, 0).flatten(1)
     return values.mean(1), values.std(1).clamp_min(1e-4)
+
+
+@torch.no_grad()
+def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
+    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
+
+    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
+    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
+    denoising decides coarse things first, as it does in pixels.
+    """
+    decoded = vae.decode(latents)
+    effect = torch.empty_like(std)
+    for channel in range(len(std)):
+        moved = latents.clone()
+        moved[:, channel] += std[channel]
+        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
+    scale = effect**power
+    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)

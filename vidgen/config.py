@@ -40,6 +40,10 @@ class TrainConfig:
     """``no`` or ``bf16``."""
     compile: bool = False
     """Compile each repeated block of the network (regional compilation)."""
+    gradient_checkpointing: bool = False
+    """dit, distill: keep only each block's input and compute the block again in the backward pass."""
+    shard: bool = False
+    """dit, distill: share the network out over the processes (FSDP2) instead of copying it to each."""
     seed: int = 0
     workers: int = 0
     """Data loading processes for each training process."""
@@ -47,6 +51,9 @@ class TrainConfig:
     sample_every: int = 500
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+    """How many of the newest; the one with the lowest validation loss stays, too."""
+    validation_clips: int = 64
+    """How many clips of ``--validation`` to look at, at every checkpoint."""
     divergence_factor: float = 10.0
     """Training stops when the loss exceeds this many times its running mean."""
 
@@ -120,13 +127,17 @@ class DiTConfig(TrainConfig):
     video_weight: float = 1.0
     audio_weight: float = 1.0
     shared_noise: float = 0.9
-    """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
+    """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
     """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip.
     Single frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips.
     """
     cached_clips: int = 0
     """How many clips to encode into the latent cache; 0 takes every clip of the data once."""
+    lora_rank: int = 0
+    """Train an adapter of this rank instead of the network (``vidgen.lora``); 0 trains the network."""
+    lora_alpha: float = 0.0
+    """The adapter works at alpha / rank; 0 takes the rank."""
 
 
 @dataclass(frozen=True)

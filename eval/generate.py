@@ -1,0 +1,257 @@
+"""What a model is asked for, and the clips that it makes of it: one mp4 a prompt and seed, made where it is missing."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import av.error
+import numpy as np
+import torch
+
+from vidgen.clip import ClipSpec
+from vidgen.errors import InputError
+from vidgen.files import replacing
+from vidgen.generation import GenerationConfig
+from vidgen.media import read_metadata, write_video
+
+from .cache import sha256
+from .workers import spread
+
+SEED_STEP = 100_000
+"""Between the seeds of two samples of one prompt, so that they meet no other prompt's."""
+FILMED_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Asked:
+    prompt: str
+    seed: int
+    attributes: dict = field(default_factory=dict)
+    """What is to be seen, where that is known: as ``vidgen.tabletop.captions.attributes`` returns it."""
+    name: str = ""
+    """Of the file, with its suffix; by default the number of the clip."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip that was asked for: it lies at ``path``, or there is a reason why not."""
+
+    asked: Asked
+    path: Path
+    failure: str | None = None
+
+
+def load_prompts(path: Path | None, lists: Sequence[str] = ("held_out",)) -> list[Asked]:
+    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones of ``prompt_lists``.
+
+    Raises:
+        InputError: no such file, or it holds something else.
+    """
+    if path is None:
+        from .prompt_lists import prompt_list
+
+        fixed = []
+        for entry in prompt_list(lists):
+            told = entry["attributes"]
+            name = "" if told["list"] == "held_out" else f"{told['list']}-{told['twin']:04d}.mp4"
+            fixed.append(Asked(entry["prompt"], entry["seed"], told, name))
+        return fixed
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        asked = [Asked(str(entry["prompt"]), int(entry["seed"]), dict(entry["attributes"])) for entry in entries]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: not a list of {{"prompt", "seed", "attributes"}} ({error!r})') from error
+    if not asked:
+        raise InputError(f"{path}: holds no prompt")
+    return asked
+
+
+def sampled(asked: Sequence[Asked], samples: int) -> list[Asked]:
+    """Each prompt so many times, with seeds of its own; a prompt's samples stand together."""
+    return [
+        replace(entry, seed=entry.seed + SEED_STEP * k, name=f"{k}-{entry.name}" if entry.name and k else entry.name)
+        for entry in asked
+        for k in range(samples)
+    ]
+
+
+def clip_paths(asked: Sequence[Asked], folder: Path) -> list[Path]:
+    """Where the clips of a model lie."""
+    return [folder / (entry.name or f"{index:04d}.mp4") for index, entry in enumerate(asked)]
+
+
+def prompts_sha256(asked: Sequence[Asked]) -> str:
+    return hashlib.sha256(json.dumps([(entry.prompt, entry.seed) for entry in asked]).encode()).hexdigest()
+
+
+def model_facts(model: Path) -> dict[str, Any]:
+    """Name, version and checksum of a model, how it is sampled, and what its clips are.
+
+    Raises:
+        InputError: no such model.
+    """
+    own = GenerationConfig.load(model)
+    digest = hashlib.sha256()
+    for path in sorted(model.rglob("*")):
+        if path.suffix in (".safetensors", ".json") and path.is_file():
+            digest.update(f"{path.relative_to(model).as_posix()}\0{sha256(path)}\0".encode())
+    sampler = ("num_inference_steps", "guidance_scale", "audio_guidance_scale", "video_shift", "audio_shift", "solver")
+    clip = ("num_frames", "height", "width", "frame_rate", "sample_rate_hz")
+    return {
+        "version": own.model_version,
+        "sha256": digest.hexdigest(),
+        "sampler": {name: getattr(own, name) for name in sampler},
+        "clip": {name: getattr(own, name) for name in clip},
+    }
+
+
+def generate(
+    model: Path,
+    asked: Sequence[Asked],
+    folder: Path,
+    *,
+    device: str = "auto",
+    batch: int = 4,
+    workers: int = 1,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[list[Made], dict[str, Any]]:
+    """An mp4 for each entry, made where it is missing; and ``model_facts``.
+
+    A clip that cannot be made leaves ``NAME.failed`` with the reason; the next run tries again. Processes, here or on
+    other machines that see the folder, may each make their share: a file appears whole or not at all.
+
+    Args:
+        workers: processes, each of which loads the model.
+        batch: clips made at once. A batch of which something is missing is computed whole, so that a run that was
+            broken off ends in the very clips of one that was not.
+        part: (k, n): make only every n-th batch, from the k-th on.
+
+    Raises:
+        InputError: no such model, or a clip in the folder was made by another model or for another prompt.
+    """
+    facts = model_facts(model)
+    paths = clip_paths(asked, folder)
+    rows = list(zip(asked, paths, strict=True))
+    for entry, path in rows:
+        if not path.exists():
+            continue
+        tags = read_metadata(path)
+        if (tags.get("prompt"), tags.get("seed"), tags.get("model_sha256")) != (
+            entry.prompt, str(entry.seed), facts["sha256"],
+        ):  # fmt: skip
+            raise InputError(f"{path} was made by another model or for another prompt: give another --output")
+    tags = {"model_version": facts["version"], "model_sha256": facts["sha256"]}
+    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)][part[0] :: part[1]]
+    batches = [one for one in batches if not all(path.exists() for _, path in one)]
+    work = partial(_make, model=model, device=device, tags=tags)
+    for _ in spread(work, batches, workers, f"{folder.name} made", weigh=len):
+        pass
+    return [Made(entry, path, _why_not(path)) for entry, path in rows], facts
+
+
+def _why_not(path: Path) -> str | None:
+    if path.exists():
+        return None
+    note = path.with_suffix(".failed")
+    return note.read_text(encoding="utf-8").strip() if note.exists() else "not made"
+
+
+@lru_cache(maxsize=1)
+def load_pipeline(model: Path, device: str) -> Any:
+    """A model, kept for the next batch of this process."""
+    from vidgen.loading import choose_device
+    from vidgen.pipeline import VidGenPipeline
+
+    return VidGenPipeline.from_pretrained(model, device=choose_device(device))
+
+
+def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str]) -> None:
+    """What is missing of a batch. Where it fails its clips are tried one by one: one takes no other along."""
+    pipeline = load_pipeline(model, device)
+    prompts = [entry.prompt for entry, _ in rows]
+    try:
+        output = pipeline(prompts, generator=[torch.Generator().manual_seed(entry.seed) for entry, _ in rows])
+        sounds = [None] * len(rows) if output.audio is None else output.audio
+        for (entry, path), frames, waveform in zip(rows, output.frames, sounds, strict=True):
+            if path.exists():
+                continue
+            own = {"title": entry.prompt, "prompt": entry.prompt, "seed": str(entry.seed), **tags}
+            write_video(path, frames, waveform, output.frame_rate, output.sample_rate, own)
+            path.with_suffix(".failed").unlink(missing_ok=True)
+    except (RuntimeError, ValueError, ArithmeticError, MemoryError, av.error.FFmpegError) as error:
+        if len(rows) > 1:
+            for row in rows:
+                if not row[1].exists():
+                    _make([row], model, device, tags)
+            return
+        with replacing(rows[0][1].with_suffix(".failed")) as temporary:
+            temporary.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+
+
+def film(trajectories: Path, count: int, folder: Path, seed: int) -> list[Made]:
+    """``count`` clips of the tabletop generator as mp4 files, with looks drawn anew, each with the truth about it.
+
+    Raises:
+        InputError: no such trajectories, or the folder holds clips of others.
+    """
+    from vidgen.tabletop.archive import load_trajectories
+    from vidgen.tabletop.source import TabletopClips
+
+    clips: Any = TabletopClips(load_trajectories(trajectories), spec := ClipSpec(), "any", seed)
+    source = f"{sha256(trajectories)[:16]} {seed}"
+    order = np.random.default_rng(seed).permutation(len(clips)).tolist()
+    paths = [folder / f"real-{index:04d}.mp4" for index in range(count)]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+
+    def draw(indices: list[int]) -> None:
+        batch = clips[[(order[index % len(clips)], index // len(clips)) for index in indices]]
+        for index, frames, waveform, wordings, truth in zip(
+            indices, batch["video"].numpy(), batch["audio"].numpy(), batch["captions"], batch["truth"], strict=True
+        ):
+            tags = {"prompt": wordings[0], "source": source, "truth": json.dumps(truth)}
+            write_video(paths[index], frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
+
+    starts = range(0, len(missing), FILMED_AT_ONCE)
+    for _ in spread(draw, [missing[at : at + FILMED_AT_ONCE] for at in starts], desc="filmed", weigh=len):
+        pass
+    made = []
+    for path in paths:
+        tags = read_metadata(path)
+        if tags.get("source") != source:
+            raise InputError(f"{path} shows other scenes: give another --output")
+        made.append(Made(Asked(tags["prompt"], seed, json.loads(tags["truth"])), path))
+    return made
+
+
+def folder_clips(folder: Path) -> list[Made]:
+    """The clips of any folder. Their captions come from metadata.jsonl, a text file of the same name, or the clip's
+    own tags (prompt, title, comment), and are empty where there is none.
+
+    Raises:
+        InputError: no clip in it.
+    """
+    from vidgen.data.captions import read_captions, sidecar_caption
+    from vidgen.media import CLIP_SUFFIXES
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES)
+    if not paths:
+        raise InputError(f"{folder} is not a folder with clips in it ({', '.join(sorted(CLIP_SUFFIXES))})")
+    captions = read_captions(folder)
+    made = []
+    for index, path in enumerate(paths):
+        try:
+            tags = read_metadata(path)
+        except InputError as error:
+            made.append(Made(Asked("", index, name=path.relative_to(folder).as_posix()), path, str(error)))
+            continue
+        told = captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path)
+        caption = told[0] or next((tags[key] for key in ("prompt", "title", "comment") if tags.get(key)), "")
+        seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
+        made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
+    return made
