@@ -1,7 +1,7 @@
 """Shapes near the clips' own, mixtures by weight, and what comes when."""
 
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -102,10 +102,10 @@ def test_with_fewer_shards_than_processes_they_share_what_one_would_see():
 def test_held_back_clips_are_all_shown_in_batches_of_one_shape():
     made = layout([0, 1, 1, 0, 1])
     data = Numbers(0, 5)
-    assert sum(held_back_batches(data, 12, 3), []) == held_back_keys(data, 12)
+    assert list(chain(*held_back_batches(data, 12, 3))) == held_back_keys(data, 12)
     data.layout = made
     shown = held_back_batches(data, 12, 3)
-    assert sorted(sum(shown, [])) == sorted(held_back_keys(data, 12))
+    assert sorted(chain(*shown)) == sorted(held_back_keys(data, 12))
     assert all(len(batch) <= 3 and len({made.groups[index] for index, _ in batch}) == 1 for batch in shown)
 
 
