@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config, parallel
-from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches, held_back_keys
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches, held_back_batches
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
@@ -313,13 +313,12 @@ def validate(
     Processes share the batches out; where these do not divide evenly, some see one again, which does not count.
     """
     clips = SeededBatches(stage.validation, settings.seed)  # type: ignore[arg-type]
-    keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
-    groups = [keys[start : start + settings.batch_size] for start in range(0, len(keys), settings.batch_size)]
+    groups = held_back_batches(stage.validation, settings.validation_clips, settings.batch_size)  # type: ignore[arg-type]
     totals: dict[str, Tensor] = {}
     for turn in range(0, len(groups), accelerator.num_processes):
         place = turn + accelerator.process_index
         group = groups[place % len(groups)]
-        share = len(group) / len(keys) if place < len(groups) else 0.0
+        share = len(group) / settings.validation_clips if place < len(groups) else 0.0
         with accelerator.autocast():
             loss, parts = stage.loss(average, on_device(clips[group], accelerator.device))
         for key, value in {"loss": loss, **parts}.items():
