@@ -161,13 +161,3 @@ class SeededBatches(Dataset):
 def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
     """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
     return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]
-
-
-def held_back_batches(dataset: Dataset, count: int, batch_size: int) -> list[list[tuple[int, int]]]:
-    """The same in batches, each of one group of the dataset's layout."""
-    groups = Layout.of(dataset).groups
-    batches = []
-    for group in np.unique(groups):
-        keys = [key for key in held_back_keys(dataset, count) if groups[key[0]] == group]
-        batches += [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return batches
