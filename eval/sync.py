@@ -3,17 +3,23 @@
 Neither measure needs weights or knows objects. AV-Align looks for peaks of speed, but an impact *ends* a motion: here
 what counts is how suddenly the flow along a point's path changes, which is great at a start, a stop and a turn alike.
 ``onset_sync`` pairs single moments and is strict; ``alignment`` compares a clip's sounds with the same sounds moved in
-time, and so brings its own control.
+time, and so brings its own control. Both, and by how much the sounds of a folder's clips are late, all alike:
+
+    python -m eval.sync CLIPS
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from vidgen.audio_sync.onsets import match_onsets, onset_times_s
+from vidgen.cli import run
 from vidgen.errors import InputError
-from vidgen.media import Clip
+from vidgen.media import Clip, read_clip
 
 from .motion import Motion, frame_luma, optical_flow, require
 
@@ -22,6 +28,7 @@ STRONGEST_SHARE = 0.02
 PEAK_OVER_MEAN = 3.0
 """A change is a moment of its own if it is so many times the clip's mean change."""
 LAGS_S = tuple(round(0.02 * k, 2) for k in range(-24, 25))
+SHOWN_SHIFTS_S = (0.0, -0.32, -0.16, -0.08, 0.08, 0.16, 0.32)
 NEAR_S = 0.08
 """Lags no greater than this are no control: a change of motion takes some frames."""
 
@@ -63,12 +70,14 @@ def motion_changes(motion: Motion) -> np.ndarray:
     return np.array(changes, np.float64)
 
 
-def change_times_s(motion: Motion, frame_rate: float) -> np.ndarray:
+def change_times_s(changes: np.ndarray, frame_rate: float) -> np.ndarray:
     """Moments (K,) at which the motion changes more than before, after and most of the time, in seconds.
+
+    Args:
+        changes: as ``motion_changes`` returns them.
 
     What happens between two frames changes the motion at both: a moment is the centroid of the peak and its neighbours.
     """
-    changes = motion_changes(motion)
     if not len(changes) or changes.max() <= 0:
         return np.zeros(0)
     around = np.concatenate([[0.0], changes, [0.0]])
@@ -97,9 +106,12 @@ def onset_sync(clip: Clip, motion: Motion | None = None) -> float | None:
     heard = _heard_s(clip)
     if heard is None:
         return None
-    motion = motion or optical_flow(frame_luma(clip.frames))
-    seen = change_times_s(motion, float(clip.frame_rate))
-    match = match_onsets(seen, heard, 1 / float(clip.frame_rate) + 1e-9)
+    changes = motion_changes(motion or optical_flow(frame_luma(clip.frames)))
+    return _shared(change_times_s(changes, float(clip.frame_rate)), heard, float(clip.frame_rate))
+
+
+def _shared(seen: np.ndarray, heard: np.ndarray, frame_rate: float) -> float | None:
+    match = match_onsets(seen, heard, 1 / frame_rate + 1e-9)
     union = len(match.offsets_s) + len(match.missing_s) + len(match.surplus_s)
     return len(match.offsets_s) / union if union else None
 
@@ -119,10 +131,13 @@ def alignment(clip: Clip, motion: Motion | None = None) -> Alignment | None:
     heard = _heard_s(clip)
     if heard is None or not len(heard):
         return None
-    changes = motion_changes(motion or optical_flow(frame_luma(clip.frames)))
-    if not len(changes) or changes.max() <= 0:
+    return _aligned(motion_changes(motion or optical_flow(frame_luma(clip.frames))), heard, float(clip.frame_rate))
+
+
+def _aligned(changes: np.ndarray, heard: np.ndarray, frame_rate: float) -> Alignment | None:
+    if not len(changes) or changes.max() <= 0 or not len(heard):
         return None
-    frame_s = 1 / float(clip.frame_rate)
+    frame_s = 1 / frame_rate
     times_s = (np.arange(len(changes)) + 1) * frame_s
     moved = heard + np.array(LAGS_S)[:, None]
     # Half a frame to either side, as a moment between frames changes the motion at both; outside the clip is none.
@@ -158,3 +173,50 @@ def _heard_s(clip: Clip) -> np.ndarray | None:
     if not np.isfinite(clip.waveform).all():
         raise InputError("the sound holds values that are not finite numbers")
     return onset_times_s(clip.waveform, clip.sample_rate_hz)
+
+
+def folder_table(files: Sequence[Path]) -> str:
+    """For a terminal: both measures of all clips, as they are and with their sounds moved, and the common offset.
+
+    Raises:
+        InputError: no clip has both a sound that begins and a motion that changes.
+    """
+    readings: list[tuple[np.ndarray, np.ndarray, float]] = []
+    for path in tqdm(files, desc="looked at and listened to", unit="clip", disable=None):
+        clip = read_clip(path)
+        heard = _heard_s(clip)
+        if heard is not None:
+            changes = motion_changes(optical_flow(frame_luma(clip.frames)))
+            readings.append((changes, heard, float(clip.frame_rate)))
+    lines = [f"{'sounds moved by':>16}{'onset sync':>12}{'n':>5}{'alignment':>11}{'n':>5}"]
+    true: list[Alignment] = []
+    for shift_s in SHOWN_SHIFTS_S:
+        pairs = [_shared(change_times_s(changes, rate), heard + shift_s, rate) for changes, heard, rate in readings]
+        shares = [pair for pair in pairs if pair is not None]
+        found = [_aligned(changes, heard + shift_s, rate) for changes, heard, rate in readings]
+        known = [each for each in found if each is not None]
+        if not known:
+            raise InputError(f"none of {len(files)} clips has both a sound that begins and a motion that changes")
+        true = true or known
+        share, score = np.mean(shares), np.mean([each.score for each in known])
+        lines.append(f"{1000 * shift_s:13.0f} ms{share:12.3f}{len(shares):5}{score:11.3f}{len(known):5}")
+    better = np.mean([each.score > each.shifted for each in true])
+    lines.append(f"alignment greater than with the sound moved: {100 * better:.0f} % of clips")
+    lines.append(f"sounds are late by {1000 * (common_offset_s(true) or 0.0):.0f} ms, all clips taken together")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from .distribution import clip_files
+
+    parser = argparse.ArgumentParser(prog="python -m eval.sync", description=__doc__.split("\n")[0])
+    parser.add_argument("clips", type=Path, help="folder of clips")
+    parser.add_argument("--limit", type=int, help="no more than so many clips")
+    args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        raise InputError("--limit must be at least 1")
+    print(folder_table(clip_files(args.clips)[: args.limit]))
+
+
+if __name__ == "__main__":
+    run(main)

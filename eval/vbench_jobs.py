@@ -105,6 +105,8 @@ def job_results(
         found = json.loads(results.read_text(encoding="utf-8"))[dimension]
         if not np.isfinite(float(found[0])):
             return f"the package's mean is {found[0]}; see {log}"
+        if job["raft"]:
+            _name_again(found[1], json.loads((place / "static.json").read_text(encoding="utf-8")))
         return found
     except (OSError, ValueError, TypeError, LookupError) as error:
         return f"the package left no result ({type(error).__name__}); see {log}"
@@ -122,6 +124,17 @@ def _long_configs(place: Path) -> dict[str, tuple[Path, str]]:
         "sb_mapping_file_path": mapping,
         "bg_mapping_file_path": mapping,
     }
+
+
+def _name_again(entries: list[dict[str, Any]], kept: dict[str, dict[str, Any]]) -> None:
+    """The filter numbers what it keeps of a prompt from 0 on: clips get the names back that they had before."""
+    before = {
+        f"{prompt}-{index}.mp4": path
+        for prompt, found in kept.items()
+        for index, path in enumerate(found["static_path"])
+    }
+    for entry in entries:
+        entry["video_path"] = before[Path(entry["video_path"]).name]
 
 
 def _run(command: list[str], log: Path, time_limit_s: float) -> str | None:
@@ -151,7 +164,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def per_clip(entries: Sequence[Any], there: Mapping[str, Made]) -> dict[str, float]:
-    """Values by the clips' own names, of several pieces the mean; what the filter has renamed keeps its new name."""
+    """Values by the clips' own names, of several pieces the mean."""
     values = defaultdict(list)
     for entry in entries:
         if isinstance(entry, dict) and "video_path" in entry:

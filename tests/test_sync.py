@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from eval.motion import frame_luma, optical_flow
-from eval.sync import LAGS_S, alignment, change_times_s, common_offset_s, motion_changes, onset_sync
+from eval.sync import LAGS_S, alignment, change_times_s, common_offset_s, main, motion_changes, onset_sync
 from vidgen.errors import InputError
-from vidgen.media import Clip
+from vidgen.media import Clip, write_video
 
 RATE_HZ = 24000
 FPS = 24
@@ -54,18 +54,18 @@ def stopping(stop_s, speed_px_s=110, num_frames=40):
 
 
 def test_the_motion_changes_when_the_square_hops():
-    motion = optical_flow(frame_luma(hopping()))
+    changes = motion_changes(optical_flow(frame_luma(hopping())))
     # It moves from one frame to the next: the flow changes at both, and the moment lies between them.
-    np.testing.assert_allclose(change_times_s(motion, FPS), (np.array(HOPS) - 0.5) / FPS, atol=0.2 / FPS)
-    still = optical_flow(frame_luma(hopping(hops=())))
+    np.testing.assert_allclose(change_times_s(changes, FPS), (np.array(HOPS) - 0.5) / FPS, atol=0.2 / FPS)
+    still = motion_changes(optical_flow(frame_luma(hopping(hops=()))))
+    assert len(still) == 38
     assert len(change_times_s(still, FPS)) == 0
-    assert len(motion_changes(still)) == 38
-    assert len(change_times_s(optical_flow(frame_luma(hopping()[:2])), FPS)) == 0
+    assert len(change_times_s(motion_changes(optical_flow(frame_luma(hopping()[:2]))), FPS)) == 0
 
 
 @pytest.mark.parametrize("stop_s", [0.75, 0.77, 0.81])
 def test_the_stop_of_a_steady_fall_is_its_one_change(stop_s):
-    times = change_times_s(optical_flow(frame_luma(stopping(stop_s))), FPS)
+    times = change_times_s(motion_changes(optical_flow(frame_luma(stopping(stop_s)))), FPS)
     assert len(times) == 1
     assert times[0] == pytest.approx(stop_s, abs=0.75 / FPS)
 
@@ -155,3 +155,20 @@ def test_what_gives_no_ground_is_none_and_bad_sound_is_refused():
     assert LAGS_S.index(0.0) == len(LAGS_S) // 2
     with pytest.raises(InputError, match="finite"):
         onset_sync(Clip(hopping(), np.full(2000, np.nan, np.float32), Fraction(FPS), RATE_HZ))
+
+
+def test_a_folders_clips_tell_by_how_much_their_sounds_are_late(tmp_path, monkeypatch, capsys):
+    for index, stop_s in enumerate((0.5, 0.75, 0.95)):
+        write_video(tmp_path / f"{index}.mp4", stopping(stop_s), clicks([stop_s + 0.12]), FPS, RATE_HZ)
+    monkeypatch.setattr("sys.argv", ["eval.sync", str(tmp_path)])
+    main()
+    told = capsys.readouterr().out.splitlines()
+    assert float(told[-1].split()[4]) == pytest.approx(120, abs=20)
+    rows = {int(line.split()[0]): float(line.split()[2]) for line in told[1:8]}
+    assert rows[0] == rows[160] == 0  # 120 ms late, and 280
+    assert max(rows, key=rows.get) in (-80, -160)
+    (tmp_path / "silent").mkdir()
+    write_video(tmp_path / "silent" / "a.mp4", stopping(0.5), None, FPS)
+    monkeypatch.setattr("sys.argv", ["eval.sync", str(tmp_path / "silent")])
+    with pytest.raises(InputError, match="none of 1 clips"):
+        main()

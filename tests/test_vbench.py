@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -190,15 +191,18 @@ class VBench:
 """
 
 STAND_IN_FILTER = """
-import os, shutil, torch
+import json, os, shutil, torch
 DEVICE = "cuda"
 def static_filter(args):
     assert DEVICE == "cpu" and os.path.exists(args.model) and args.filter_scope == "temporal_flickering"
     target = os.path.join(args.result_path, "filtered_videos")
     os.makedirs(target)
-    for index, name in enumerate(sorted(os.listdir(args.videos_path))[-5:]):
-        prompt = name.rpartition("-")[0]
-        shutil.copy(os.path.join(args.videos_path, name), os.path.join(target, f"{prompt}-{index}.mp4"))
+    paths = [os.path.join(args.videos_path, name) for name in sorted(os.listdir(args.videos_path))[-5:]]
+    prompt = os.path.basename(paths[0]).rpartition("-")[0]
+    for index, path in enumerate(paths):
+        shutil.copy(path, os.path.join(target, f"{prompt}-{index}.mp4"))
+    with open(os.path.join(args.result_path, args.store_name), "w") as file:
+        json.dump({prompt: {"static_count": len(paths), "static_path": paths}}, file)
 """
 
 
@@ -240,7 +244,7 @@ def made_clips(tmp_path, prompts, leave_out=()):
             made.append(Made(entry, path, "RuntimeError: out of memory"))
             continue
         path.parent.mkdir(exist_ok=True)
-        path.hardlink_to(DRIFT)
+        shutil.copyfile(DRIFT, path)
         made.append(Made(entry, path))
     (tmp_path / "clips" / "0 stray.txt").write_text("the package takes the first name's suffix for that of all")
     return made
@@ -255,7 +259,8 @@ def test_the_package_is_fed_links_and_its_failures_are_told(tmp_path, stand_in, 
     ])  # fmt: skip
     assert outcome.scores == {"temporal_flickering": Score(0.9, 24, 25)}  # the filter is given all
     call = json.loads((tmp_path / "out/official/standard/temporal_flickering/calls").read_text())
-    assert call[1] == [clip_name(STILL, k) for k in range(5)]  # and keeps five
+    assert call[1] == [clip_name(STILL, k) for k in range(5)]  # and keeps five, the stand-in the last by their names
+    assert sorted(outcome.per_clip["temporal_flickering"]) == sorted(clip_name(STILL, k) for k in (5, 6, 7, 8, 9))
     assert len(list((tmp_path / "out/links/standard/temporal_flickering").iterdir())) == 24
     assert outcome.notes == []
     assert outcome.failures == {clip_name(STILL, 2): "RuntimeError: out of memory"}
@@ -313,7 +318,7 @@ def test_a_dimension_that_takes_too_long_is_ended(tmp_path, stand_in, weights):
 def test_anybodys_clips_keep_their_names_and_bring_their_captions(tmp_path, stand_in, monkeypatch):
     filter_is_missing(monkeypatch, tmp_path)
     (tmp_path / "clips").mkdir()
-    (tmp_path / "clips" / "my_first.mov").hardlink_to(DRIFT)
+    shutil.copyfile(DRIFT, (tmp_path / "clips" / "my_first.mov"))
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video")
     made = [Made(Asked("a pattern", 0, name=path.name), path) for path in sorted((tmp_path / "clips").iterdir())]
     outcome = vbench.evaluate(made, tmp_path / "out", python=stand_in)
@@ -351,7 +356,7 @@ def test_clips_of_five_seconds_go_to_the_long_variant(tmp_path, stand_in, monkey
     assert {"clip_length_config", "num_of_samples_per_prompt", "use_semantic_splitting"} <= set(options)
     assert "overall_consistency: 10.0" in (place / "clip_length.yaml").read_text()
     made[1].path.unlink()
-    made[1].path.hardlink_to(DRIFT)
+    shutil.copyfile(DRIFT, made[1].path)
     with pytest.raises(InputError, match="long variant, which gives other values"):
         vbench.evaluate(made, tmp_path / "out", prompts=prompts, info=path)
 
