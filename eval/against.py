@@ -16,7 +16,7 @@ from vidgen.media import read_clip, read_metadata, write_video
 
 from .cache import sha256
 from .distribution import METRICS, compare, extractor_for, folder_features
-from .generate import load_pipeline
+from .models import load_pipeline
 from .workers import spread
 
 
