@@ -51,6 +51,8 @@ def distances(
     for metric, extractor in extractors.items():
         names, gaussian = METRICS[metric], metric == "sound"
         try:
+            if len(files) < 2:
+                raise InputError(f"{len(files)} clips are there, and a distance needs two or more")
             real, failures_real = folder_features(list(reference), extractor)
             model, failures = folder_features(list(files), extractor)
             outcome = compare(real, model, names, gaussian=gaussian)

@@ -26,6 +26,7 @@ from vidgen.media import read_clip, write_video
 from vidgen.published import PublishedModel
 from vidgen.tabletop.archive import save_trajectories
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 FPS, RATE_HZ = Fraction(24), 24000
 
 
@@ -371,6 +372,21 @@ def test_results_of_one_model_through_the_command(tmp_path, fake, monkeypatch, c
     assert results.read(tmp_path / "out" / "results.json")["models"][0]["rows"] == model["rows"]
 
 
+def test_a_model_that_makes_nothing_is_scored_all_the_same(tmp_path, fake, monkeypatch, capsys):
+    prompts = prompt_file(tmp_path / "p.json", "an impossible ball", "an impossible cube")
+    write_video(tmp_path / "real" / "a.mp4", moving(), None, FPS)
+    torch.jit.script(Colours()).save(tmp_path / "i3d.pt")
+    arguments = ["--model", model_folder(tmp_path / "m"), "--prompts", prompts, "--output", tmp_path / "out"]
+    monkeypatch.setattr(eval_run, "is_vidgen", lambda _: False)  # has no autoencoders
+    call(monkeypatch, eval_run, *arguments, "--reference", tmp_path / "real", "--i3d", tmp_path / "i3d.pt")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert model["counts"] == {"expected": 2, "made": 0, "scored": 0, "failed": 2}
+    assert model["estimates"]["tabletop.colour"]["value"] == 0
+    assert not any(name.startswith("quality.") for name in model["estimates"])
+    assert any("0 clips are there" in line for line in model["distances"]["missing"])
+    assert "0 of 2 clips scored" in capsys.readouterr().out
+
+
 def test_generator_clips_through_the_command(monkeypatch, tmp_path, capsys):
     rolling, resting = scene(action="rolls", direction="left"), scene(x=(0.2, 0.2), action="rests")
     save_trajectories(tmp_path / "two.npz", [rolling, resting])
@@ -615,7 +631,6 @@ class Colours(torch.nn.Module):
         return torch.cat([mean, mean.square()], 1)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_real_model_is_sampled_and_set_beside_its_floors(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for index in range(5):
