@@ -236,7 +236,8 @@ def folder_clips(folder: Path) -> list[Made]:
     Raises:
         InputError: no clip in it.
     """
-    from vidgen.data.folder import CLIP_SUFFIXES, read_captions, sidecar_caption
+    from vidgen.data.captions import read_captions, sidecar_caption
+    from vidgen.media import CLIP_SUFFIXES
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES)
     if not paths:

@@ -125,6 +125,8 @@ def _size_drift(track: Track) -> float:
 
 def _vanishing(path: _Path, paths: list[_Path], num_frames: int) -> float:
     """Share of frames in which a body is missing for no reason."""
+    # What was never seen beside it did not hide it: it took its place.
+    company = [other for other in paths if other is not path and _frames(other) & _frames(path)]
     missing = 0
     for frame in range(num_frames):
         index = min(max(frame - path.first, 0), len(path.places) - 1)
@@ -134,12 +136,16 @@ def _vanishing(path: _Path, paths: list[_Path], num_frames: int) -> float:
         if (place < half + EDGE_PX).any() or (place > PICTURE - half - EDGE_PX).any():
             continue
         hidden = False
-        for other in paths:
-            if other is not path and other.first <= frame <= other.last:
+        for other in company:
+            if other.first <= frame <= other.last:
                 at = frame - other.first
                 hidden |= float(np.linalg.norm(other.places[at] - place)) < 1.2 * (other.half_sizes[at] + half)
         missing += not hidden
     return missing / num_frames
+
+
+def _frames(path: _Path) -> set[int]:
+    return set((np.flatnonzero(path.found) + path.first).tolist())
 
 
 def _surplus(found: list[list[Finding]], tracks: list[Track]) -> float:
@@ -158,7 +164,8 @@ def _jerk(path: _Path) -> float:
 
 def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | None]:
     """How much higher than before a body bounced, and how far it sank below where it touched down, in half sizes."""
-    height = -_running_median(path.places[:, 1], 3) / np.median(path.half_sizes)
+    half_size = float(np.median(path.half_sizes))
+    height = -_running_median(path.places[:, 1], 3) / half_size
     turns = _turns(height)
     gain: float | None = None
     for (before, _), (low, kind), (after, _) in zip(turns, turns[1:], turns[2:], strict=False):
@@ -173,11 +180,14 @@ def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | Non
     if not lows and not len(still):
         return gain, None
     ground = min([*lows[:1], *still[:1].tolist()])
-    after = height[ground + 1 :]
     if _near_another(path, ground, paths):  # it may have come to rest on that, for a while
         return gain, None
-    # Lower for good, not in one frame that was misread.
-    return gain, float(max(0.0, height[ground] - np.median(after[-WINDOW:]))) if len(after) >= WINDOW else None
+    if len(height) < ground + WINDOW:
+        return gain, None
+    # Between two frames a bounce gets lower than in either, so the lowest of them is the ground. Sunk is what ends
+    # lower, not what was misread in one frame.
+    level = min(height[ground], *(-path.places[lows, 1] / half_size)) if lows else height[ground]
+    return gain, float(max(0.0, level - np.median(height[-WINDOW:])))
 
 
 def _turns(height: np.ndarray) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -155,7 +156,7 @@ def draw_noise_levels(
     video = levels(1, config.video_shift).repeat(frames).view(-1, 1, 1)
     audio = levels(1, config.audio_shift).repeat(audio_latents)
     if mode == "per_modality" and some_given:
-        (video if audio_latents and uniform() < 0.5 else audio).zero_()
+        (video if audio_latents and (not frames or uniform() < 0.5) else audio).zero_()
     elif mode == "per_frame" and frames > 1:
         count = 1 + int(uniform() * (frames - 1))
         if uniform() < 0.5:
@@ -164,7 +165,7 @@ def draw_noise_levels(
                 audio[: audio_latents * count // frames] = 0
         else:
             video[torch.randperm(frames, generator=generator)[:count]] = 0
-    elif mode == "region":
+    elif mode == "region" and frames:
         video = video * draw_region(video_sites, generator)
         if uniform() < 0.5:
             audio.zero_()
@@ -238,16 +239,17 @@ def draw_noises(
 
 def flow_loss(
     model: nn.Module,
-    video: Tensor,
+    video: Tensor | None,
     audio: Tensor | None,
     text: Tensor,
     *,
     text_mask: Tensor | None = None,
     has_audio: Tensor | None = None,
-    video_times_s: Tensor,
+    video_times_s: Tensor | None,
     audio_times_s: Tensor | None,
     seeds: Sequence[int],
     config: FlowConfig,
+    levels: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Flow-matching loss (arXiv 2210.02747, equation 23) of a batch, and its parts.
 
@@ -256,20 +258,29 @@ def flow_loss(
 
     Args:
         model: a ``JointDiT`` or anything that is called like it.
-        video, audio: clean normalised latents (B, C, t, h, w) and (B, C_a, L); without audio, pictures are learned
-            alone.
+        video, audio: clean normalised latents (B, C, t, h, w) and (B, C_a, L); of a modality that is None nothing is
+            learned.
         text, text_mask: features (B, S, D) and bool (B, S).
         has_audio: bool (B,); None if every sample has sound. The audio latents of a sample without are not looked at.
         video_times_s, audio_times_s: (t,) and (L,), or (B, t) and (B, L).
         seeds: one a sample.
+        levels: into how many equal ranges of noise levels to break the errors down.
 
     Returns:
-        The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted.
+        The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted. With
+        ``levels`` = n also, for k = 1 … n, ``video_noise_k_of_n``, the sum of the errors at noise levels in the k-th
+        range, and ``video_noise_k_of_n_seen``, how many they were; of audio the same.
     """
+    given = video if video is not None else audio
+    if given is None:
+        raise InputError("neither video nor audio: there is nothing to learn from")
+    video_shape = (0, 0, 0, 0) if video is None else video.shape[1:]
     audio_shape = (0, 0) if audio is None else audio.shape[1:]
-    draw = draw_noises(seeds, video.shape[1:], audio_shape, config, video.device)
-    video_noise, video_sigma = draw.video.to(video), draw.video_sigma.to(video)
-    noisy_video = interpolate(video, video_noise, video_sigma[:, None])
+    draw = draw_noises(seeds, video_shape, audio_shape, config, given.device)
+    noisy_video, video_sigma = None, None
+    if video is not None:
+        video_noise, video_sigma = draw.video.to(video), draw.video_sigma.to(video)
+        noisy_video = interpolate(video, video_noise, video_sigma[:, None])
     noisy_audio, audio_sigma = None, None
     if audio is not None:
         audio_noise, audio_sigma = draw.audio.to(audio), draw.audio_sigma.to(audio)
@@ -291,14 +302,31 @@ def flow_loss(
         video_times_s=video_times_s,
         audio_times_s=audio_times_s,
     )
-    video_error = (video_velocity.float() - velocity_target(video, video_noise)).square().mean(1)
-    errors = {"video": (video_error, (video_sigma > 0).expand_as(video_error), config.video_weight)}
-    if audio is not None:
+    errors = {}
+    if video is not None and video_sigma is not None:
+        video_error = (video_velocity.float() - velocity_target(video, video_noise)).square().mean(1)
+        sigma = video_sigma.expand_as(video_error)
+        errors["video"] = (video_error, sigma, sigma > 0, config.video_weight)
+    if audio is not None and audio_sigma is not None:
         audio_error = (audio_velocity.float() - velocity_target(audio, audio_noise)).square().mean(1)
-        errors["audio"] = (audio_error, audio_counts, config.audio_weight)
-    loss, parts = video.new_zeros(()), {}
-    for name, (error, counts, weight) in errors.items():
+        errors["audio"] = (audio_error, audio_sigma, audio_counts, config.audio_weight)
+    loss, parts = given.new_zeros(()), {}
+    for name, (error, sigma, counts, weight) in errors.items():
         error = error.where(counts, 0)
         loss = loss + weight * error.mean()
         parts[name] = error.detach().sum() / counts.sum().clamp(min=1)
+        if levels:
+            parts |= _by_level(name, error.detach().flatten(1), sigma.flatten(1), counts.flatten(1), levels)
     return loss, parts
+
+
+def _by_level(name: str, error: Tensor, sigma: Tensor, counts: Tensor, levels: int) -> dict[str, Tensor]:
+    """Sums and counts of errors (B, n), which are 0 where they do not count, by their noise levels (B, n)."""
+    place = (sigma * levels).long().clamp(max=levels - 1)
+    here = F.one_hot(place, levels).to(error) * counts[..., None]
+    sums, seen = (error[..., None] * here).sum((0, 1)), here.sum((0, 1))
+    parts: dict[str, Tensor] = {}
+    for k in range(levels):
+        key = f"{name}_noise_{k + 1}_of_{levels}"
+        parts |= {key: sums[k], f"{key}_seen": seen[k]}
+    return parts
