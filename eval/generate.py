@@ -255,3 +255,30 @@ def folder_clips(folder: Path) -> list[Made]:
         seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
         made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
     return made
+
+
+def matched(folder: Path, asked: Sequence[Asked]) -> list[Made]:
+    """Clips that others made for the prompts, told by their captions (capitals and spaces aside).
+
+    The k-th clip of a caption, by name, is the k-th of its prompt; a prompt without a clip is a failure.
+
+    Raises:
+        InputError: no clip in the folder, or none of these prompts.
+    """
+    waiting: dict[str, list[Path]] = {}
+    for clip in folder_clips(folder):
+        waiting.setdefault(_plain(clip.asked.prompt), []).append(clip.path)
+    made = []
+    for index, entry in enumerate(asked):
+        paths = waiting.get(_plain(entry.prompt))
+        if paths:
+            made.append(Made(entry, paths.pop(0)))
+        else:
+            made.append(Made(entry, folder / f"none-{index}.mp4", "no clip has this caption"))
+    if all(clip.failure for clip in made):
+        raise InputError(f"no clip in {folder} has one of the suite's prompts as its caption, as {asked[0].prompt!r}")
+    return made
+
+
+def _plain(caption: str) -> str:
+    return " ".join(caption.casefold().split())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import compare, generate, judge, measure, optional, report, results, vbench
+from eval import compare, contenders, generate, judge, measure, optional, report, results, vbench
 from eval import run as eval_run
 from eval.generate import Asked, Made
 from eval.measure import Measure, Measured
@@ -156,7 +156,7 @@ def test_parts_are_disjoint_and_complete(tmp_path, fake):
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["0001.mp4", "0003.mp4"]
     made, _ = generate.generate(model, asked, tmp_path / "clips", part=(0, 1))
     assert not any(clip.failure for clip in made)
-    assert eval_run.part("2/4") == (1, 4)
+    assert contenders.part("2/4") == (1, 4)
 
 
 def test_a_batch_broken_off_is_computed_whole(tmp_path, monkeypatch):
@@ -200,10 +200,21 @@ def test_captions_of_a_folder_come_from_what_is_there(tmp_path):
         generate.folder_clips(tmp_path / "empty")
 
 
+def test_clips_of_another_program_are_found_by_their_captions(tmp_path):
+    for name, caption in (("x", "a RED  ball"), ("y", "a red ball"), ("z", "a dog")):
+        write_video(tmp_path / "theirs" / f"{name}.mp4", moving(), None, FPS, metadata={"prompt": caption})
+    asked = generate.sampled([Asked("a red ball", 1), Asked("a blue ball", 2)], 2)
+    made = generate.matched(tmp_path / "theirs", asked)
+    assert [clip.path.name for clip in made[:2]] == ["x.mp4", "y.mp4"]
+    assert [clip.failure for clip in made] == [None, None, "no clip has this caption", "no clip has this caption"]
+    with pytest.raises(InputError, match="has one of the suite's prompts"):
+        generate.matched(tmp_path / "theirs", [Asked("a cat", 1)])
+
+
 def test_models_of_the_same_name_are_told_apart(tmp_path):
-    assert eval_run.labels([tmp_path / "weights"]) == ["weights"]
-    assert eval_run.labels([tmp_path / "dit/model", tmp_path / "student/model"]) == ["dit-model", "student-model"]
-    assert len(set(eval_run.labels([tmp_path / "x/a", tmp_path / "y/a", tmp_path / "y/x/a"]))) == 3
+    assert contenders.labels([tmp_path / "weights"]) == ["weights"]
+    assert contenders.labels([tmp_path / "dit/model", tmp_path / "student/model"]) == ["dit-model", "student-model"]
+    assert len(set(contenders.labels([tmp_path / "x/a", tmp_path / "y/a", tmp_path / "y/x/a"]))) == 3
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -375,8 +386,13 @@ def test_any_folder_gets_what_needs_no_truth(clips, tmp_path, monkeypatch):
 
 def test_two_models_are_compared_prompt_by_prompt(clips, tmp_path, fake, monkeypatch, capsys):
     models = ["--model", model_folder(tmp_path / "one"), "--model", model_folder(tmp_path / "other", "two")]
+    models += ["--clips", clips]
     call(monkeypatch, eval_run, *models, "--suite", clips, "--output", tmp_path / "out", "--distances", "sound")
     found = results.read(tmp_path / "out" / "results.json")
+    assert [(model["name"], model["counts"]["scored"]) for model in found["models"]] == [
+        ("one", 4), ("other", 4), ("clips", 4),
+    ]  # fmt: skip
+    assert len(found["comparisons"]) == 3
     comparison = found["comparisons"][0]
     assert (comparison["first"], comparison["second"], comparison["prompts"]) == ("one", "other", 4)
     same = comparison["differences"]["quality.sharpness"]  # the fake models differ in nothing
