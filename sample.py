@@ -12,22 +12,22 @@ import secrets
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidgen import __version__, cli
+from vidgen import cli, published_clips, recipe
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.generation import SHIPPED_MODEL, GenerationConfig
+from vidgen.generation import GenerationConfig
 from vidgen.options import parse_args
+from vidgen.published_folders import is_published
+from vidgen.recipe import file_stem
 
 if TYPE_CHECKING:
     from vidgen.given import Given
     from vidgen.pipeline import VidGenPipeline
 
-IN_ONE_GO = 2
-"""Clips of up to so many times the length that a model knows are made at once, as are all with given material."""
 TIMED_PROMPT = re.compile(r"(\d+(?:\.\d+)?)s:\s*(\S.*)")
 
 
@@ -38,47 +38,6 @@ class Job:
     path: Path
     story: tuple[tuple[float, str], ...] = ()
     """Prompts that follow one another, each with the second from which on it holds; empty for a single prompt."""
-
-
-def read_material(
-    args: argparse.Namespace, defaults: GenerationConfig, spec: ClipSpec
-) -> tuple["Given | None", ClipSpec]:
-    """What the user's files give, and the clip that comes of it; what was changed in them is said on stderr."""
-    keyframes = dict(args.keyframe)
-    for frame, path in ((0, args.image), (-1, args.last_image)):
-        if path is not None:
-            keyframes[frame] = path
-    if not keyframes and args.video is None and args.audio is None:
-        return None, spec
-    from vidgen.material import read_given
-
-    own = defaults.spec(height=spec.height, width=spec.width, frame_rate=spec.frame_rate)
-    given, spec, notes = read_given(
-        spec,
-        replace(own, num_frames=2 * own.num_frames),
-        keyframes=keyframes,
-        video=args.video,
-        extend_s=args.extend,
-        replaced=args.replace,
-        only=args.only,
-        audio=args.audio,
-        with_audio=not args.no_audio,
-        has_duration=args.duration is not None,
-    )
-    if notes:
-        print("; ".join(notes), file=sys.stderr)
-    return given, spec
-
-
-def material_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given, by file name, as the settings record it; empty if nothing was."""
-    paths = {"image": args.image, "last_image": args.last_image, "video": args.video, "audio": args.audio}
-    values: dict[str, Any] = {name: path.name for name, path in paths.items() if path is not None}
-    if args.keyframe:
-        values["keyframes"] = {str(frame): path.name for frame, path in args.keyframe}
-    choices = {"extend_s": args.extend, "replaced_s": args.replace, "only": args.only}
-    values |= {name: value for name, value in choices.items() if value is not None}
-    return ({"given": values} if values else {}) | ({"with_audio": False} if args.no_audio else {})
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -128,13 +87,13 @@ def plan(args: argparse.Namespace) -> list[Job]:
         raise InputError(f"only mp4 is written: name the output {args.output.with_suffix('.mp4').name}")
     jobs: list[Job] = []
     for prompt, seed in pairs:
-        slug = re.sub(r"\W+", "-", prompt.casefold()).strip("-_")[:60].rstrip("-") or "clip"
-        path = args.output / f"{slug}-{seed}.mp4"
+        stem = file_stem(prompt, seed)
+        path = args.output / f"{stem}.mp4"
         copies = sum(job.prompt == prompt and job.seed == seed for job in jobs)
         taken = {job.path for job in jobs}
         while path in taken:
             copies += 1
-            path = args.output / f"{slug}-{seed}-{copies}.mp4"
+            path = args.output / f"{stem}-{copies}.mp4"
         jobs.append(Job(prompt, seed, path, story))
     return jobs
 
@@ -149,12 +108,21 @@ def ensure_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     jobs = plan(args)
+    if is_published(args.model):
+        published_clips.check(args, jobs)
+        ensure_writable(jobs[0].path.parent)
+        published_clips.make(args, jobs)
+        return
+    if args.add_audio is not None:
+        raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
-    width, height = args.size or (None, None)
-    spec = defaults.spec(duration_s=args.duration, height=height, width=width, frame_rate=args.fps)
-    given, spec = read_material(args, defaults, spec)
-    if given is not None and jobs[0].story:
-        raise InputError("what is given goes with one prompt at a time, not with prompts that follow one another")
+    given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
+    if notes:
+        print("; ".join(notes), file=sys.stderr)
+    if args.camera is not None:
+        defaults.with_camera("", args.camera)  # before anything is loaded
+    if (given is not None or args.loop) and jobs[0].story:
+        raise InputError("what is given, and --loop, go with one prompt, not with prompts that follow one another")
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)
@@ -174,41 +142,18 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     load_s = time.perf_counter() - start_s
 
     sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
-    settings = {
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        "audio_guidance_scale": sampling.audio_guidance_scale,
-        "solver": sampling.solver,
-        "negative_prompt": args.negative_prompt,
-    }
-    recorded = settings | {
-        "num_frames": spec.num_frames,
-        "height": spec.height,
-        "width": spec.width,
-        "frame_rate": str(spec.frame_rate),
-        "sample_rate_hz": spec.sample_rate_hz,
-        "device": str(device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        **material_settings(args),
-        **({"story": jobs[0].story} if jobs[0].story else {}),
-        **({"model": str(args.model)} if args.model != SHIPPED_MODEL else {}),
-    }
+    settings = recipe.sampling_settings(sampling, args.negative_prompt)
+    story = {"story": jobs[0].story} if jobs[0].story else {}
+    recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story
     version = pipeline.generation.model_version
-    is_long = spec.duration_s > IN_ONE_GO * pipeline.generation.spec().duration_s + 1e-6
-    in_parts = bool(jobs[0].story) or (is_long and given is None)
+    is_one_piece = given is not None or args.loop
+    in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, is_one_piece)
     per_clip = spec.num_frames if in_parts else sampling.steps + 1  # one more for decoding and writing
     unit = "frame" if in_parts else "step"
     with tqdm(total=len(jobs) * per_clip, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
         for job in jobs:
             bar.set_description(job.prompt[:30])
-            tags = {
-                "title": job.prompt,
-                "comment": f"made by vidgen {__version__}, model {version}, seed {job.seed}",
-                "prompt": job.prompt,
-                "seed": str(job.seed),
-                "settings": json.dumps(recorded),
-                "model_version": version,
-            }
+            tags = recipe.tags(job.prompt, job.seed, recorded, version)
             if in_parts:
                 seconds = make_in_parts(pipeline, job, spec, settings, tags, args, bar)
             else:
@@ -249,6 +194,8 @@ def make_at_once(
         job.prompt,
         given=given,
         with_audio=not args.no_audio,
+        loop=args.loop,
+        camera=args.camera,
         num_frames=spec.num_frames,
         height=spec.height,
         width=spec.width,
@@ -280,8 +227,11 @@ def make_in_parts(
     from vidgen.media import ClipWriter
 
     start_s = time.perf_counter()
+    story: Any = job.story or ((0.0, job.prompt),)
+    if args.camera is not None:
+        story = [(time_s, pipeline.generation.with_camera(prompt, args.camera)) for time_s, prompt in story]
     chunks = pipeline.stream(
-        job.story or job.prompt,
+        story,
         spec.duration_s,
         with_audio=not args.no_audio,
         height=spec.height,

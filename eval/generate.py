@@ -128,30 +128,31 @@ def generate(
 
     Args:
         workers: processes, each of which loads the model.
-        part: (k, n): make only every n-th of what is missing, from the k-th on.
+        batch: clips made at once. A batch of which something is missing is computed whole, so that a run that was
+            broken off ends in the very clips of one that was not.
+        part: (k, n): make only every n-th batch, from the k-th on.
 
     Raises:
         InputError: no such model, or a clip in the folder was made by another model or for another prompt.
     """
     facts = model_facts(model)
     paths = clip_paths(asked, folder)
-    missing = []
-    for entry, path in zip(asked, paths, strict=True):
+    rows = list(zip(asked, paths, strict=True))
+    for entry, path in rows:
         if not path.exists():
-            missing.append((entry, path))
             continue
         tags = read_metadata(path)
         if (tags.get("prompt"), tags.get("seed"), tags.get("model_sha256")) != (
             entry.prompt, str(entry.seed), facts["sha256"],
         ):  # fmt: skip
             raise InputError(f"{path} was made by another model or for another prompt: give another --output")
-    missing = missing[part[0] :: part[1]]
     tags = {"model_version": facts["version"], "model_sha256": facts["sha256"]}
-    batches = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)][part[0] :: part[1]]
+    batches = [one for one in batches if not all(path.exists() for _, path in one)]
     work = partial(_make, model=model, device=device, tags=tags)
     for _ in spread(work, batches, workers, f"{folder.name} made", weigh=len):
         pass
-    return [Made(entry, path, _why_not(path)) for entry, path in zip(asked, paths, strict=True)], facts
+    return [Made(entry, path, _why_not(path)) for entry, path in rows], facts
 
 
 def _why_not(path: Path) -> str | None:
@@ -171,13 +172,15 @@ def load_pipeline(model: Path, device: str) -> Any:
 
 
 def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str]) -> None:
-    """Files of a batch. Where it fails its clips are tried one by one, so that one does not take the others along."""
+    """What is missing of a batch. Where it fails its clips are tried one by one: one takes no other along."""
     pipeline = load_pipeline(model, device)
     prompts = [entry.prompt for entry, _ in rows]
     try:
         output = pipeline(prompts, generator=[torch.Generator().manual_seed(entry.seed) for entry, _ in rows])
         sounds = [None] * len(rows) if output.audio is None else output.audio
         for (entry, path), frames, waveform in zip(rows, output.frames, sounds, strict=True):
+            if path.exists():
+                continue
             own = {"title": entry.prompt, "prompt": entry.prompt, "seed": str(entry.seed), **tags}
             write_video(path, frames, waveform, output.frame_rate, output.sample_rate, own)
             path.with_suffix(".failed").unlink(missing_ok=True)
@@ -233,7 +236,8 @@ def folder_clips(folder: Path) -> list[Made]:
     Raises:
         InputError: no clip in it.
     """
-    from vidgen.data.folder import CLIP_SUFFIXES, read_captions, sidecar_caption
+    from vidgen.data.captions import read_captions, sidecar_caption
+    from vidgen.media import CLIP_SUFFIXES
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES)
     if not paths:
@@ -251,3 +255,30 @@ def folder_clips(folder: Path) -> list[Made]:
         seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
         made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
     return made
+
+
+def matched(folder: Path, asked: Sequence[Asked]) -> list[Made]:
+    """Clips that others made for the prompts, told by their captions (capitals and spaces aside).
+
+    The k-th clip of a caption, by name, is the k-th of its prompt; a prompt without a clip is a failure.
+
+    Raises:
+        InputError: no clip in the folder, or none of these prompts.
+    """
+    waiting: dict[str, list[Path]] = {}
+    for clip in folder_clips(folder):
+        waiting.setdefault(_plain(clip.asked.prompt), []).append(clip.path)
+    made = []
+    for index, entry in enumerate(asked):
+        paths = waiting.get(_plain(entry.prompt))
+        if paths:
+            made.append(Made(entry, paths.pop(0)))
+        else:
+            made.append(Made(entry, folder / f"none-{index}.mp4", "no clip has this caption"))
+    if all(clip.failure for clip in made):
+        raise InputError(f"no clip in {folder} has one of the suite's prompts as its caption, as {asked[0].prompt!r}")
+    return made
+
+
+def _plain(caption: str) -> str:
+    return " ".join(caption.casefold().split())

@@ -57,8 +57,13 @@ def judgement(made: Sequence[Made], measured: Sequence[Measured], scores: Sequen
         if "tabletop" in found.values
     ]
     observed, truths = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    summary = summarise(scores)
+    # Where there is no clip there are no impacts and no sounds to count.
+    there = [score for score, found in zip(scores, measured, strict=True) if "tabletop" in found.values]
+    for name in ("missing", "surplus"):
+        summary[name] = float(np.mean([score["sync"][name] for score in there])) if there else None
     results: dict[str, Any] = {
-        "summary": summarise(scores),
+        "summary": summary,
         "shuffled_prompts": summarise(shuffled_prompts(observed, truths), resamples=200),
         "moved_sounds": summarise(moved_sounds(observed, truths), resamples=200),
         "follows": follow(observed),
@@ -115,7 +120,7 @@ def confusion(asked: Sequence[dict], scores: Sequence[dict]) -> dict[str, dict[s
                 for side in (attributes, score["seen"])
             )
             if name == "material_heard":  # asked for as the body's material, where it is judged
-                wanted = attributes["bodies"][0]["material"] if score["right"].get(name) is not None else None
+                wanted = attributes["bodies"][0]["material"] if score["right"][name] is not None else None
             if wanted in words:
                 seen[wanted, found if found in words else None] += 1
         if seen:

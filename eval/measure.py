@@ -34,7 +34,10 @@ class Measure:
     name: str
     version: str
     """Of the code and of the weights: what is kept under another version is not used."""
-    compute: Callable[[Path, Clip], Any]
+    compute: Callable[..., Any]
+    """Of (path, clip), or (path, clip, prompt)."""
+    with_prompt: bool = False
+    """Whether it takes the prompt, too."""
 
 
 @dataclass
@@ -93,19 +96,31 @@ def subject_measure() -> Measure:
     return Measure("subject", f"{code_sha256(subject, media)} {weights}", _subject)
 
 
-def measure_files(paths: Sequence[Path], measures: Sequence[Measure], workers: int = 1) -> list[Measured]:
-    """Everything about every file, in their order. What cannot be measured is a failure, with its reason."""
-    return list(spread(partial(measure_file, measures=measures), paths, workers, "measured"))
+def measure_files(
+    paths: Sequence[Path], measures: Sequence[Measure], workers: int = 1, prompts: Sequence[str] | None = None
+) -> list[Measured]:
+    """Everything about every file, in their order. What cannot be measured is a failure, with its reason.
+
+    Args:
+        prompts: what each was made for, for measures that take it.
+    """
+    jobs = list(zip(paths, prompts if prompts is not None else [""] * len(paths), strict=True))
+    return list(spread(partial(_measure_job, measures=measures), jobs, workers, "measured"))
 
 
-def measure_file(path: Path, measures: Sequence[Measure]) -> Measured:
+def _measure_job(job: tuple[Path, str], measures: Sequence[Measure]) -> Measured:
+    return measure_file(job[0], measures, job[1])
+
+
+def measure_file(path: Path, measures: Sequence[Measure], prompt: str = "") -> Measured:
     """Everything about one file; only what is not kept from an earlier time is computed."""
     if not path.is_file():
         return Measured(failures={"file": "not there"})
     measured = Measured(sha256(path))
     clip: Clip | None = None
     for measure in measures:
-        kept = kept_at("measures", measured.sha256 or "", measure.name, measure.version, suffix=".json")
+        told = (prompt,) if measure.with_prompt else ()
+        kept = kept_at("measures", measured.sha256 or "", measure.name, measure.version, *told, suffix=".json")
         if kept.is_file():
             measured.values[measure.name] = json.loads(kept.read_text(encoding="utf-8"))
             continue
@@ -116,7 +131,7 @@ def measure_file(path: Path, measures: Sequence[Measure]) -> Measured:
                 measured.failures["file"] = str(error)
                 return measured
         try:
-            text = json.dumps(_plain(measure.compute(path, clip)))
+            text = json.dumps(_plain(measure.compute(path, clip, *told)))
         except InputError as error:
             measured.failures[measure.name] = str(error)
             continue

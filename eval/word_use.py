@@ -81,7 +81,9 @@ def loss(
     """Mean squared errors of the video's and (for whole clips) the audio's velocities, all at one noise level."""
     spec = pipeline.generation.spec()
     video_times_s, audio_times_s = map(torch.tensor, (spec.video_latent_times_s(), spec.audio_latent_times_s()))
-    level = FlowConfig(logit_mean=math.log(sigma / (1 - sigma)), logit_std=0, shared=1, per_modality=0, per_frame=0)
+    level = FlowConfig(
+        logit_mean=math.log(sigma / (1 - sigma)), logit_std=0, shared=1, per_modality=0, per_frame=0, region=0
+    )
     totals: Tensor | None = None
     for start in range(0, len(chosen), batch_size):
         indices = chosen[start : start + batch_size]

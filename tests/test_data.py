@@ -64,7 +64,7 @@ def test_a_sample_depends_on_its_key_alone(folder):
 def test_sound_alone_leaves_out_silent_files(folder):
     with pytest.warns(UserWarning, match="left out"):
         clips = ClipFolder(folder, SPEC, with_video=False)
-    assert [path.name for path, _ in clips.clips] == ["a.mp4"]
+    assert [recording.source.name for recording in clips.recordings] == ["a.mp4"]
 
 
 def test_a_folder_without_clips_and_broken_captions_are_input_errors(tmp_path):

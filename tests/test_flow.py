@@ -7,6 +7,7 @@ from vidgen.flow import (
     draw_noise,
     draw_noise_levels,
     draw_noises,
+    draw_region,
     flow_loss,
     interpolate,
     preconditioning,
@@ -72,14 +73,14 @@ def test_sampled_levels_are_logit_normal():
     assert logits.std() == pytest.approx(0.7, abs=0.02)
 
 
-@pytest.mark.parametrize("mode", ["shared", "per_modality", "per_frame"])
+@pytest.mark.parametrize("mode", ["shared", "per_modality", "per_frame", "region"])
 @pytest.mark.parametrize("frames", [1, 2, 13])
 def test_every_mode_leaves_something_wanted_and_draws_valid_levels(mode, frames):
     generator = torch.Generator().manual_seed(1)
     config = FlowConfig(given=0.7)
     for _ in range(200):
-        video, audio = draw_noise_levels(mode, frames, 20, config, generator)
-        assert video.shape == (frames,)
+        video, audio = draw_noise_levels(mode, (frames, 3, 4), 20, config, generator)
+        assert video.shape == ((frames, 3, 4) if mode == "region" else (frames, 1, 1))
         assert audio.shape == (20,)
         assert min(video.min(), audio.min()) >= 0
         assert max(video.max(), audio.max()) < 1
@@ -91,24 +92,24 @@ def test_every_mode_leaves_something_wanted_and_draws_valid_levels(mode, frames)
 def test_modes_differ_as_named():
     generator = torch.Generator().manual_seed(2)
     config = FlowConfig(given=0.0, audio_shift=2.0)
-    video, audio = draw_noise_levels("shared", 6, 8, config, generator)
-    assert torch.allclose(shift_sigma(video[:1], 2.0), audio)
-    video, audio = draw_noise_levels("per_modality", 6, 8, config, generator)
+    video, audio = draw_noise_levels("shared", (6, 3, 4), 8, config, generator)
+    assert torch.allclose(shift_sigma(video[0].flatten(), 2.0), audio)
+    video, audio = draw_noise_levels("per_modality", (6, 3, 4), 8, config, generator)
     assert len(video.unique()) == len(audio.unique()) == 1
     assert not torch.isclose(shift_sigma(video[0], 2.0), audio[0])
-    video, audio = draw_noise_levels("per_frame", 6, 8, config, generator)
+    video, audio = draw_noise_levels("per_frame", (6, 3, 4), 8, config, generator)
     assert len(video.unique()) == 6
     assert len(audio.unique()) == 8
     with pytest.raises(InputError):
-        draw_noise_levels("per_pixel", 6, 8, config, generator)
+        draw_noise_levels("per_pixel", (6, 3, 4), 8, config, generator)
 
 
 def test_given_draws_cover_foley_scoring_and_extension():
     generator = torch.Generator().manual_seed(3)
     config = FlowConfig(given=1.0)
-    draws = [draw_noise_levels("per_modality", 6, 12, config, generator) for _ in range(40)]
+    draws = [draw_noise_levels("per_modality", (6, 3, 4), 12, config, generator) for _ in range(40)]
     assert {(bool((v == 0).all()), bool((a == 0).all())) for v, a in draws} == {(True, False), (False, True)}
-    draws = [draw_noise_levels("per_frame", 6, 12, config, generator) for _ in range(80)]
+    draws = [draw_noise_levels("per_frame", (6, 3, 4), 12, config, generator) for _ in range(80)]
     assert all(0 < int((video == 0).sum()) < 6 for video, _ in draws)
     with_sound = [(video, audio) for video, audio in draws if (audio == 0).any()]
     assert with_sound
@@ -119,8 +120,48 @@ def test_given_draws_cover_foley_scoring_and_extension():
         assert (audio[2 * count :] > 0).all()
 
 
+def test_regions_cover_inpainting_outpainting_and_editing_of_a_span():
+    generator = torch.Generator().manual_seed(4)
+    draws = [draw_region((5, 4, 6), generator) for _ in range(200)]
+    assert all(wanted.any() for wanted in draws)
+    spans = {tuple(wanted.any(2).any(1).tolist()) for wanted in draws}
+    assert (True,) * 5 in spans
+    assert len(spans) > 5
+    boxed = holed = 0
+    for wanted in draws:
+        shown = wanted[wanted.any(2).any(1)]
+        assert (shown == shown[0]).all()  # the same place in every frame of the span
+        rows, columns = shown[0].any(1), shown[0].any(0)
+        boxed += torch.equal(shown[0], rows[:, None] & columns)
+        rows, columns = (~shown[0]).any(1), (~shown[0]).any(0)
+        holed += torch.equal(~shown[0], rows[:, None] & columns)
+    assert boxed > 60
+    assert holed > 60
+    sounds = [draw_noise_levels("region", (5, 4, 6), 8, FlowConfig(), generator)[1] for _ in range(40)]
+    assert 8 < sum(bool((audio == 0).all()) for audio in sounds) < 32
+
+
+def test_what_is_given_of_a_region_adds_nothing_to_the_loss():
+    class Probe(torch.nn.Module):
+        def forward(self, video, audio, text, *, video_sigma, **_):
+            self.given = (video_sigma == 0).expand(video.shape[0], *video.shape[2:])
+            self.unchanged = torch.equal(video[0][:, self.given[0]], clean[0][:, self.given[0]])
+            answer = torch.zeros_like(video)
+            answer[self.given.unsqueeze(1).expand_as(video)] = 1e6  # would be seen
+            return answer, torch.zeros_like(audio)
+
+    clean, audio = torch.randn(8, *VIDEO), torch.randn(8, *AUDIO)
+    config, probe = FlowConfig(shared=0, per_modality=0, per_frame=0, region=1), Probe()
+    times = {"video_times_s": torch.zeros(VIDEO[1]), "audio_times_s": torch.zeros(AUDIO[1])}
+    loss, parts = flow_loss(probe, clean, audio, torch.zeros(8, 1, 4), seeds=range(8), config=config, **times)
+    assert probe.given.any()
+    assert probe.unchanged
+    assert loss < 10
+    assert parts["video"] < 10
+
+
 def test_a_samples_draw_depends_on_its_seed_alone():
-    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1, region=1)
     first, again, other = (draw_noise(seed, VIDEO, AUDIO, config) for seed in (5, 5, 6))
     assert torch.equal(first.video, again.video)
     assert torch.equal(first.video_sigma, again.video_sigma)
@@ -131,24 +172,24 @@ def test_a_samples_draw_depends_on_its_seed_alone():
 
 
 def test_a_batch_of_draws_is_its_samples_draws_with_modes_as_often_as_asked_for():
-    config = FlowConfig(shared=6, per_modality=1, per_frame=3, given=0, video_shift=3.0, audio_shift=2.0)
+    config = FlowConfig(shared=6, per_modality=1, per_frame=3, region=0, given=0, video_shift=3.0, audio_shift=2.0)
     batch = draw_noises(range(1000), VIDEO, AUDIO, config)
     for row in range(0, 1000, 97):
         alone = draw_noise(row, VIDEO, AUDIO, config)
         for name in ("video", "audio", "video_sigma", "audio_sigma"):
             assert torch.equal(getattr(batch, name)[row], getattr(alone, name))
-    per_frame = (batch.video_sigma.diff(dim=1) != 0).any(1)
-    together = torch.isclose(shift_sigma(batch.video_sigma[:, 0], 2 / 3), batch.audio_sigma[:, 0], atol=1e-5)
+    per_frame = (batch.video_sigma.diff(dim=1) != 0).flatten(1).any(1)
+    together = torch.isclose(shift_sigma(batch.video_sigma[:, 0, 0, 0], 2 / 3), batch.audio_sigma[:, 0], atol=1e-5)
     assert per_frame.double().mean() == pytest.approx(0.3, abs=0.05)
     assert (together & ~per_frame).double().mean() == pytest.approx(0.6, abs=0.05)
-    logits = torch.logit(shift_sigma(batch.video_sigma[together & ~per_frame, 0], 1 / 3).double())
+    logits = torch.logit(shift_sigma(batch.video_sigma[together & ~per_frame, 0, 0, 0], 1 / 3).double())
     assert logits.mean() == pytest.approx(0, abs=0.12)
     assert logits.std() == pytest.approx(1, abs=0.1)
 
 
 def test_loss_is_the_variance_for_a_model_that_answers_zero():
     video, audio = torch.zeros(64, *VIDEO), torch.zeros(64, *AUDIO)
-    config = FlowConfig(shared=1, per_modality=0, per_frame=0, video_weight=2.0, audio_weight=3.0)
+    config = FlowConfig(shared=1, per_modality=0, per_frame=0, region=0, video_weight=2.0, audio_weight=3.0)
     loss, parts = loss_of(Recorder(), video, audio, range(64), config)
     assert parts["video"] == pytest.approx(1.0, abs=0.1)
     assert parts["audio"] == pytest.approx(1.0, abs=0.1)
@@ -156,7 +197,7 @@ def test_loss_is_the_variance_for_a_model_that_answers_zero():
 
 
 def test_a_perfect_model_has_no_loss_and_is_asked_on_the_path():
-    config = FlowConfig(shared=0, per_modality=0, per_frame=1, given=0.0)
+    config = FlowConfig(shared=0, per_modality=0, per_frame=1, region=0, given=0.0)
     clean_video, clean_audio = torch.randn(3, *VIDEO), torch.randn(3, *AUDIO)
 
     class Oracle(torch.nn.Module):
@@ -169,7 +210,7 @@ def test_a_perfect_model_has_no_loss_and_is_asked_on_the_path():
 
 
 def test_given_latents_are_shown_clean_and_do_not_count():
-    config = FlowConfig(shared=0, per_modality=0, per_frame=1, given=1.0)
+    config = FlowConfig(shared=0, per_modality=0, per_frame=1, region=0, given=1.0)
     video, audio = torch.randn(8, *VIDEO), torch.randn(8, *AUDIO)
     model = Recorder()
     loss, _ = loss_of(model, video, audio, range(8), config)
@@ -182,7 +223,7 @@ def test_given_latents_are_shown_clean_and_do_not_count():
 
 
 def test_samples_without_sound_show_noise_and_do_not_count():
-    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1, region=1)
     video, audio = torch.randn(4, *VIDEO), torch.randn(4, *AUDIO)
     has_audio = torch.tensor([True, False, True, False])
     model = Recorder()
@@ -197,7 +238,7 @@ def test_samples_without_sound_show_noise_and_do_not_count():
 
 
 def test_two_halves_of_a_batch_average_to_the_whole():
-    config = FlowConfig(shared=1, per_modality=1, per_frame=1)
+    config = FlowConfig(shared=1, per_modality=1, per_frame=1, region=1)
     video, audio = torch.randn(6, *VIDEO), torch.randn(6, *AUDIO)
     has_audio = torch.tensor([True, False, False, True, True, True])
     whole, _ = loss_of(Recorder(), video, audio, range(6), config, has_audio)
@@ -209,7 +250,7 @@ def test_two_halves_of_a_batch_average_to_the_whole():
 
 
 @pytest.mark.parametrize("wrong", [{"shared": -1.0}, {"video_shift": 0.0}, {"given": 1.5},
-                                   {"shared": 0.0, "per_modality": 0.0, "per_frame": 0.0}])  # fmt: skip
+                                   {"shared": 0.0, "per_modality": 0.0, "per_frame": 0.0, "region": 0.0}])  # fmt: skip
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(InputError):
         FlowConfig(**wrong)
@@ -217,7 +258,7 @@ def test_impossible_settings_are_named(wrong):
 
 def test_without_audio_the_picture_is_learned_as_with_it():
     video, audio = torch.randn(3, *VIDEO), torch.randn(3, *AUDIO)
-    config = FlowConfig(shared=1, per_modality=0, per_frame=0, video_weight=2.0)
+    config = FlowConfig(shared=1, per_modality=0, per_frame=0, region=0, video_weight=2.0)
     alone, both = Recorder(), Recorder()
     loss, parts = loss_of(alone, video, None, [1, 2, 3], config)
     _, parts_of_both = loss_of(both, video, audio, [1, 2, 3], config)
@@ -227,3 +268,23 @@ def test_without_audio_the_picture_is_learned_as_with_it():
     assert set(parts) == {"video"}
     assert parts["video"] == pytest.approx(float(parts_of_both["video"]))
     assert loss == pytest.approx(2 * float(parts["video"]))
+
+
+def test_errors_by_noise_level_add_up_to_the_whole_and_stand_where_they_belong():
+    config = FlowConfig(shared=0, per_modality=1, per_frame=1)
+    video, audio = torch.randn(8, *VIDEO), torch.randn(8, *AUDIO)
+    has_audio = torch.tensor([True] * 6 + [False] * 2)
+    model = Recorder()
+    _, parts = flow_loss(
+        model, video, audio, torch.zeros(8, 1, 1), has_audio=has_audio, video_times_s=torch.arange(VIDEO[1]),
+        audio_times_s=torch.arange(AUDIO[1]), seeds=range(8), config=config, levels=4,
+    )  # fmt: skip
+    sites = model.rest["video_sigma"].expand(8, *VIDEO[1:]).flatten(1)
+    for name, sigma in (("video", sites), ("audio", model.rest["audio_sigma"])):
+        ranges = [f"{name}_noise_{k}_of_4" for k in (1, 2, 3, 4)]
+        total, seen = (sum(float(parts[f"{key}{end}"]) for key in ranges) for end in ("", "_seen"))
+        assert total / seen == pytest.approx(float(parts[name]), rel=1e-5)
+        counted = sigma[sigma > 0] if name == "video" else sigma[:6][sigma[:6] > 0]
+        edges = torch.tensor([0.25, 0.5, 0.75])
+        here = torch.bucketize(counted, edges, right=True).bincount(minlength=4)
+        assert [float(parts[f"{key}_seen"]) for key in ranges] == here.tolist()

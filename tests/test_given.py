@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sample
-from vidgen import media
+from vidgen import media, recipe
 from vidgen.clip import ClipSpec
 from vidgen.conditioning import encode_given
 from vidgen.errors import InputError
@@ -158,7 +158,7 @@ def test_leading_up_to_a_clip_keeps_it(pipeline, calls):
     assert np.array_equal(output.audio[0, 9000:], sound)
     assert output.audio.shape == (1, 17000)
     unaligned = replace(given, start_frame=10, video=frames[:7])
-    assert unaligned.video_mask(SPEC).tolist() == [False] * 4 + [True]
+    assert unaligned.video_mask(SPEC).flatten().tolist() == [False] * 4 + [True]
     conditioning = encode_given(unaligned, SPEC, pipeline.vae, pipeline.codec)
     expected = pipeline.vae.to_latents(to_video(np.concatenate([frames[[0, 0]], frames[:7]])))[:, :, 2]
     torch.testing.assert_close(conditioning.video[:, :, 4], expected, atol=1e-5, rtol=1e-5)
@@ -289,7 +289,7 @@ def test_a_file_goes_on(files):
     assert notes == ["clip.mp4: 12 frames added, its last 1 made anew"]
     given, spec, notes = read(files, "clip.mp4", extend_s=-0.5)
     assert (spec.num_frames, given.start_frame, len(given.video)) == (27, 13, 14)
-    assert given.video_mask(spec).tolist() == [False] * 4 + [True] * 4
+    assert given.video_mask(spec).flatten().tolist() == [False] * 4 + [True] * 4
     given, spec, notes = read(files, "long.mp4", extend_s=0.5)  # its end is kept, as much as the longest clip holds
     assert (spec.num_frames, len(given.video)) == (34, 22)
     assert np.abs(given.video.astype(int) - smooth_frames(60)[38:]).mean() < 6
@@ -454,14 +454,16 @@ def test_sample_makes_every_kind_of_clip(pipeline, files, tmp_path, monkeypatch,
     assert "given" not in settings
 
 
-def test_what_was_changed_is_one_line(files, monkeypatch, capsys):
+def test_what_was_changed_is_one_line(pipeline, files, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(VidGenPipeline, "from_pretrained", lambda *_args, **_settings: pipeline)
     monkeypatch.chdir(files)
-    args = sample.parse_args(["--prompt", "a", "--video", "wide.mp4", "--extend", "0.5", "--last-image", "a.png",
-                              "--size", "32x32"])  # fmt: skip
-    defaults = GenerationConfig.load(".")
-    given, spec = sample.read_material(args, defaults, defaults.spec(height=32, width=32))
+    words = ["--prompt", "a", "--video", "wide.mp4", "--extend", "0.5", "--last-image", "a.png", "--size", "32x32"]
+    words += ["--model", ".", "--output", str(tmp_path)]
+    args, defaults = sample.parse_args(words), GenerationConfig.load(".")
+    given, spec, _ = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     assert spec.num_frames == 28
     assert list(given.keyframes) == [27]
+    sample.main(words)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "wide.mp4: 320×90 cropped and scaled to 32×32" in error

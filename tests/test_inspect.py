@@ -15,7 +15,10 @@ from vidgen.media import read_clip, read_metadata, write_video
 ASKED = ["--prompt", 'a "big" red ball, it\'s rubber', "--seed", "11", "--steps", "1", "--duration", "0.4"]
 
 
-@pytest.mark.parametrize("further", [["--fps", "23.976", "--guidance", "1.5", "--no-audio"], ["--size", "64x96"]])
+@pytest.mark.parametrize(
+    "further",
+    [["--fps", "23.976", "--guidance", "1.5", "--no-audio"], ["--size", "64x96", "--loop", "--camera", "zooms-in"]],
+)
 def test_the_command_makes_the_same_clip_again(tmp_path, further):
     first, again = tmp_path / "first.mp4", tmp_path / "again.mp4"
     sample.main([*ASKED, *further, "--output", str(first)])
@@ -41,6 +44,14 @@ def test_what_was_given_comes_back_as_flags():
     assert (args.only, args.seed, args.steps, args.size) == ("video", 3, 3, (128, 64))
     assert [(frame, str(path)) for frame, path in args.keyframe] == [(8, "b.png")]
     assert args.duration is None
+
+
+def test_an_edit_comes_back_as_flags():
+    settings = {"width": 128, "height": 64, "num_frames": 49, "frame_rate": "24", "num_inference_steps": 3}
+    given = {"video": "a.mp4", "mask": "m.png", "strength": 0.4}
+    tags = {"prompt": "a ball", "seed": "3", "settings": json.dumps(settings | {"given": given})}
+    args = sample.parse_args(shlex.split(inspect.command(tags))[2:])
+    assert (str(args.mask), args.strength, args.duration, args.loop) == ("m.png", 0.4, None, False)
 
 
 def test_other_files_are_input_errors(tmp_path, monkeypatch):

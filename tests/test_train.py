@@ -1,5 +1,6 @@
 """The training script end to end, at toy size: from the world and from real recordings, killed, shared out, misused."""
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 import train
 from vidgen import cli
 from vidgen.audio_sync.codec import AudioCodec
+from vidgen.config import TrainConfig
 from vidgen.errors import InputError
 from vidgen.loading import load_network
 from vidgen.tabletop.physics import main as simulate_scenes
@@ -159,6 +162,21 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert made.frames.shape == (1, 5, 32, 32, 3)
     assert made.audio.shape == (1, 5000)
 
+    adapter = ("--model", dit / "model", "--latents", tmp_path / "latents", "--lora-rank", "2", "--lora-alpha", "8")
+    few = ("num_frames=5", "height=32", "width=32", "cached_clips=6", "steps=6", "log_every=2", "checkpoint_every=3")
+    run(monkeypatch, *command("dit", recordings, tmp_path / "lora", *few), *adapter, "--stop-after", "0")
+    run(monkeypatch, *command("dit", recordings, tmp_path / "lora", *few), *adapter)
+    kept = weights(tmp_path / "lora")
+    assert kept
+    assert all(".lora_" in name for name in kept)  # the rest is the model's, and is not stored again
+    adapted = VidGenPipeline.from_pretrained(dit / "model")
+    adapted.load_lora_weights(tmp_path / "lora" / "model")
+    again = adapted("bikes pass by", num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    adapted.unload_lora_weights()
+    before = adapted("bikes pass by", num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert (again.frames != before.frames).any()
+    assert list((tmp_path / "lora" / "samples").glob("step-*-0.mp4"))
+
     wider = ("num_frames=5", "height=32", "width=32", "model_width=64", "depth=1", "steps=1")
     with pytest.raises(InputError, match=r"width=32.*ask for 64"):
         run(monkeypatch, *command("dit", recordings, tmp_path / "other", *wider), *models)
@@ -254,3 +272,34 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
     assert code == 2
     assert named in message
     assert not (tmp_path / "x").exists()
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, keys):
+        return {"value": torch.tensor([index**2 for index, _ in keys]).float(), "first": keys[0]}
+
+
+def test_validation_is_the_mean_over_all_clips_however_many_processes_share_them_out():
+    def loss(model, batch):
+        assert not torch.is_grad_enabled()
+        seen.append(tuple(batch["seeds"]))
+        return batch["value"].mean(), {"half": batch["value"].mean() / 2, "picture": torch.zeros(2, 2)}
+
+    stage = SimpleNamespace(validation=Numbers(), loss=loss)
+    settings = TrainConfig(batch_size=2, validation_clips=5)
+    for count in (1, 2, 4):
+        found, seen = [], []
+        for rank in range(count):
+            accelerator = SimpleNamespace(
+                num_processes=count, process_index=rank, device=torch.device("cpu"),
+                autocast=contextlib.nullcontext, reduce=lambda values, reduction: values,
+            )  # fmt: skip
+            found.append(train.validate(stage, torch.nn.Identity(), settings, accelerator))
+        assert sum(part["loss"] for part in found) == pytest.approx(6.0)  # of 0, 1, 4, 9 and 16
+        assert sum(part["half"] for part in found) == pytest.approx(3.0)
+        assert set(found[0]) == {"loss", "half"}
+        assert len(seen) == -(-3 // count) * count  # as many batches in each, or a sharded network would wait
+        assert len(set(seen)) == 3  # the same noise each time

@@ -59,7 +59,7 @@ def test_the_loss_of_a_model_that_answers_zero_is_that_of_the_target(cache):
     pipeline.transformer = Zero()
     clips = LatentClips(cache)
     video, audio = word_use.loss(pipeline, clips, range(3), [CAPTION] * 3, 0.8, batch_size=2)
-    draws = [draw_noise(seed, (48, 13, 8, 8), (32, 52), FlowConfig(shared=1, per_modality=0, per_frame=0))
+    draws = [draw_noise(seed, (48, 13, 8, 8), (32, 52), FlowConfig(shared=1, per_modality=0, per_frame=0, region=0))
              for seed in range(3)]  # fmt: skip
     expected = torch.stack([draw.video for draw in draws]) - clips.video.float()
     assert levels == pytest.approx([0.8, 0.8])

@@ -12,7 +12,7 @@ from .errors import InputError
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EPERM}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EPERM}
 
 
 def run(main: Callable[[], None]) -> None:
@@ -28,7 +28,7 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         _fail(error, str(error))
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
         _fail(error, f"cannot read or write: {error.strerror}{where}")

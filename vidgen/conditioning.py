@@ -28,12 +28,16 @@ class Conditioning:
 
     video: normalised latents (B, C, t, h, w); ``video_given`` bool, broadcastable to (B, t, h, w).
     audio: normalised latents (B, C_a, L); ``audio_given`` bool, broadcastable to (B, L).
+    video_strength, audio_strength: below 1, what is wanted starts from the clean latents under so much noise, and the
+        schedule of noise levels is to start there.
     """
 
     video: Tensor | None = None
     video_given: Tensor | None = None
     audio: Tensor | None = None
     audio_given: Tensor | None = None
+    video_strength: float = 1.0
+    audio_strength: float = 1.0
 
     def __post_init__(self) -> None:
         for name, axes in (("video", 4), ("audio", 2)):
@@ -50,13 +54,16 @@ class Conditioning:
 
     def start(self, x: State) -> State:
         """(video, audio) with the given latents in place of what is there; call it on the initial noise."""
-        streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), strict=True)
-        return tuple(
-            stream
-            if stream is None or clean is None or given is None
-            else torch.where(given.unsqueeze(1), clean.to(stream), stream)
-            for stream, clean, given in streams
-        )
+        masks, strengths = (self.video_given, self.audio_given), (self.video_strength, self.audio_strength)
+        started = []
+        for noise, clean, given, strength in zip(x, (self.video, self.audio), masks, strengths, strict=True):
+            if noise is None or clean is None or given is None:
+                started.append(noise)
+                continue
+            clean = clean.to(noise)
+            wanted = noise if strength == 1 else torch.lerp(clean, noise, strength)  # flow.interpolate
+            started.append(torch.where(given.unsqueeze(1), clean, wanted))
+        return tuple(started)
 
     def still(self, velocity: State) -> State:
         """(video, audio) velocities with 0 where the latents are given, so that no solver moves them."""
@@ -115,32 +122,45 @@ def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "
     group = spec.compression.frames
     parts, places = [], []
     mask = given.video_mask(spec)
-    if given.video is not None and mask.any():
-        video_places = np.flatnonzero(mask)
+    is_edit = given.strength < 1  # which starts from all that is there
+    if given.video is not None and (is_edit or mask.any()):
+        video_places = np.flatnonzero(mask.any(axis=(1, 2)) | is_edit)
         offset = given.start_frame // group  # the latent frame whose last frame is encoded alone, as the first
         indices = np.arange(offset * group, video_places[-1] * group + 1) - given.start_frame
         frames = given.video[indices.clip(0, len(given.video) - 1)]  # held before its beginning and after its end
-        parts.append(_encode_frames(frames[None], vae)[:, :, video_places - offset])
+        parts.append(vae.to_latents(_as_video(frames[None], vae))[:, :, video_places - offset])
         places += video_places.tolist()
     for frame, picture in given.keyframes.items():
         place = spec.latent_frame(frame)
-        held = np.broadcast_to(picture, (1, 1 + group, *picture.shape))
-        parts.append(_encode_frames(held, vae)[:, :, min(place, 1)].unsqueeze(2))
+        parts.append(hold(_as_video(picture[None, None], vae), spec, vae, place))
         places.append(place)
-    video, video_given = given_frames(torch.cat(parts, dim=2), places, spec.latent_frames) if parts else (None, None)
+        mask[place] = True
+    video = video_given = None
+    if parts:
+        video, _ = given_frames(torch.cat(parts, dim=2), places, spec.latent_frames)
+        video_given = torch.from_numpy(mask)[None].to(video.device)
 
     audio = audio_given = None
-    audio_places = np.flatnonzero(given.audio_mask(spec)).tolist()
+    known = given.audio_mask(spec)
+    audio_places = np.flatnonzero(known | (is_edit and given.waveform is not None)).tolist()
     if audio_places:
         latents = codec.to_latents(torch.from_numpy(given.sound(spec)).to(codec.device, codec.dtype)[None, None])
-        audio, audio_given = given_frames(latents[:, :, audio_places], audio_places, spec.audio_latents)
-    return Conditioning(video, video_given, audio, audio_given)
+        audio, _ = given_frames(latents[:, :, audio_places], audio_places, spec.audio_latents)
+        audio_given = torch.from_numpy(known)[None].to(audio.device)
+    strengths = (1.0 if clean is None else given.strength for clean in (video, audio))
+    return Conditioning(video, video_given, audio, audio_given, *strengths)
 
 
-def _encode_frames(frames: np.ndarray, vae: "SpacetimeVAE") -> Tensor:
-    """Frames (B, T, H, W, 3) uint8 to normalised latents (B, C, t, h, w)."""
-    video = torch.from_numpy(np.ascontiguousarray(frames)).to(vae.device).permute(0, 4, 1, 2, 3)
-    return vae.to_latents(video.to(vae.dtype) / 127.5 - 1)
+def hold(picture: Tensor, spec: "ClipSpec", vae: "SpacetimeVAE", place: int) -> Tensor:
+    """Normalised latents (B, C, 1, h, w) of a picture (B, 3, 1, H, W) in [-1, 1] that is held for a latent frame."""
+    frames = picture if place == 0 else picture.expand(-1, -1, 1 + spec.compression.frames, -1, -1)
+    return vae.to_latents(frames.to(vae.dtype))[:, :, -1:]
+
+
+def _as_video(frames: np.ndarray, vae: "SpacetimeVAE") -> Tensor:
+    """Frames (B, T, H, W, 3) uint8 to (B, 3, T, H, W) in [-1, 1]."""
+    video = torch.from_numpy(np.array(frames)).to(vae.device).permute(0, 4, 1, 2, 3)
+    return video.to(vae.dtype) / 127.5 - 1
 
 
 def guided_velocity(

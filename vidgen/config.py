@@ -18,6 +18,11 @@ class TrainConfig:
     frame_rate: float = 24.0
     sample_rate_hz: int = 24000
 
+    buckets: bool = False
+    """Show each recording in a shape near its own, of at most ``num_frames`` and about ``height`` × ``width`` pixels:
+    nothing is stretched, images are clips of one frame, sound alone trains the sound. Otherwise every clip is cropped
+    to the one shape. A batch has clips of one shape."""
+
     steps: int = 2000
     batch_size: int = 4
     accumulate: int = 1
@@ -35,6 +40,10 @@ class TrainConfig:
     """``no`` or ``bf16``."""
     compile: bool = False
     """Compile each repeated block of the network (regional compilation)."""
+    gradient_checkpointing: bool = False
+    """dit, distill: keep only each block's input and compute the block again in the backward pass."""
+    shard: bool = False
+    """dit, distill: share the network out over the processes (FSDP2) instead of copying it to each."""
     seed: int = 0
     workers: int = 0
     """Data loading processes for each training process."""
@@ -42,6 +51,9 @@ class TrainConfig:
     sample_every: int = 500
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+    """How many of the newest; the one with the lowest validation loss stays, too."""
+    validation_clips: int = 64
+    """How many clips of ``--validation`` to look at, at every checkpoint."""
     divergence_factor: float = 10.0
     """Training stops when the loss exceeds this many times its running mean."""
 
@@ -105,18 +117,27 @@ class DiTConfig(TrainConfig):
     precondition: bool = True
     """Leave to the network only what a linear guess of the velocity leaves open (``flow.preconditioning``)."""
     caption_dropout: float = 0.1
+    """How often a sample has no caption."""
+    caption_shorten: float = 0.0
+    """How often only the first clause of the caption is shown."""
+    caption_swap: float = 1.0
+    """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
     audio_shift: float = 1.0
     video_weight: float = 1.0
     audio_weight: float = 1.0
     shared_noise: float = 0.9
-    """How often the clip has one noise level; else half the time one a modality, half the time one a latent frame."""
+    """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
     """How many latent frames of a clip a sample shows, chosen at random and without their sound; 0 shows the clip.
     Single frames teach what things look like at a fraction of a clip's cost: train on them first, then on clips.
     """
     cached_clips: int = 0
     """How many clips to encode into the latent cache; 0 takes every clip of the data once."""
+    lora_rank: int = 0
+    """Train an adapter of this rank instead of the network (``vidgen.lora``); 0 trains the network."""
+    lora_alpha: float = 0.0
+    """The adapter works at alpha / rank; 0 takes the rank."""
 
 
 @dataclass(frozen=True)

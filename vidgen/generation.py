@@ -37,6 +37,8 @@ class GenerationConfig:
     size_multiple: int = 32
     compression: Compression = field(default_factory=Compression)
     model_version: str = "untrained"
+    cameras: dict[str, str] = field(default_factory=dict)
+    """Moves of the camera that the model learned, and the words for each in a prompt."""
 
     def spec(
         self,
@@ -72,6 +74,17 @@ class GenerationConfig:
             assert num_frames is not None
             duration_s = ClipSpec(num_frames=num_frames, frame_rate=Fraction(rate), **sizes).duration_s
         return ClipSpec.from_duration(duration_s, rate, **sizes)
+
+    def with_camera(self, prompt: str, camera: str) -> str:
+        """The prompt with the words for a move of the camera.
+
+        Raises:
+            InputError: a move that the model does not know.
+        """
+        if camera not in self.cameras:
+            known = ", ".join(self.cameras) or "no moves by name: describe them in the prompt"
+            raise InputError(f"the camera move {camera!r} is not known; this model knows {known}")
+        return f"{prompt}, {self.cameras[camera]}"
 
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")

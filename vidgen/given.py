@@ -35,6 +35,10 @@ class Given:
         waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
         start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
         replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
+        mask: (1 or T, H, W) bool, true where the picture of ``video`` is made anew, alike in all frames or for each: in
+            ``replaced_video``, or in the whole clip where no span is given. A latent with any such pixel is made anew.
+        strength: in (0, 1]: below 1, what is made anew starts from what was there under so much noise (SDEdit, Meng et
+            al. 2022, arXiv 2108.01073), so that it stays like it.
     """
 
     keyframes: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -43,6 +47,8 @@ class Given:
     start_frame: int = 0
     replaced_video: tuple[Span, ...] = ()
     replaced_audio: tuple[Span, ...] = ()
+    mask: np.ndarray | None = None
+    strength: float = 1.0
 
     def check(self, spec: ClipSpec) -> None:
         """Raise InputError where the material does not fit the clip ``spec`` or contradicts itself."""
@@ -58,7 +64,8 @@ class Given:
         for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
             if not 0 <= start_s < end_s <= spec.duration_s + ROUNDING:
                 raise InputError(f"the span {start_s:g}-{end_s:g} s does not lie in the clip's {spec.duration_s:.3g} s")
-        settled = self.video_mask(spec)
+        self._check_editing(spec)
+        settled: np.ndarray = np.any(self.video_mask(spec), axis=(1, 2))
         for frame in sorted(self.keyframes):
             if not 0 <= frame < spec.num_frames:
                 raise InputError(f"keyframe {frame} lies outside the clip: its frames are 0 to {spec.num_frames - 1}")
@@ -70,17 +77,51 @@ class Given:
                 )
             settled[place] = True
 
-    def video_mask(self, spec: ClipSpec) -> np.ndarray:
-        """(spec.latent_frames,) bool: the latent frames that ``video`` gives, keyframes not counted."""
-        known = np.zeros(spec.padded_frames, bool)
+    def _check_editing(self, spec: ClipSpec) -> None:
+        if self.mask is not None:
+            if self.video is None:
+                raise InputError("a mask needs the video that it belongs to")
+            fits = self.mask.shape in [(count, spec.height, spec.width) for count in (1, len(self.video))]
+            if not fits or self.mask.dtype != bool:
+                raise InputError(f"a mask must be ({spec.height}, {spec.width}) bool, one or one a frame, not "
+                                 f"{self.mask.shape} {self.mask.dtype}")  # fmt: skip
+            if not self.mask.any():
+                raise InputError("the mask marks nothing: it must be white where the picture is to be made anew")
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength lies above 0 and up to 1, not at {self.strength}")
+        if self.strength < 1 and (self.video is None or not self._covered(spec).all() or self.keyframes):
+            raise InputError("a strength below 1 needs a video that fills the clip, and no other pictures")
+
+    def _covered(self, spec: ClipSpec) -> np.ndarray:
+        """(spec.padded_frames,) bool: the frames that ``video`` has, replaced ones as well."""
+        covered = np.zeros(spec.padded_frames, bool)
         if self.video is not None:
             stop = self.start_frame + len(self.video)
             # Beyond its end a clip is padded to whole latent frames, by whoever encodes it.
-            known[self.start_frame : stop if stop < spec.num_frames else None] = True
+            covered[self.start_frame : stop if stop < spec.num_frames else None] = True
+        return covered
+
+    def video_mask(self, spec: ClipSpec) -> np.ndarray:
+        """Bool, true at the latents that ``video`` gives, keyframes not counted.
+
+        Returns:
+            (spec.latent_frames, 1, 1), or (spec.latent_frames, spec.latent_height, spec.latent_width) under a mask.
+        """
+        covered = self._covered(spec)
+        kept = covered.copy()
         rate = float(spec.frame_rate)
         for start_s, end_s in self.replaced_video:
-            known[floor(start_s * rate + ROUNDING) : ceil(end_s * rate - ROUNDING)] = False
-        return np.concatenate([known[:1], known[1:].reshape(-1, spec.compression.frames).all(axis=1)])
+            kept[floor(start_s * rate + ROUNDING) : ceil(end_s * rate - ROUNDING)] = False
+        if self.mask is None:
+            return _latent_frames(kept, spec)
+        if not self.replaced_video:
+            kept[:] = False
+        step = spec.compression.pixels
+        blocks = self.mask.reshape(-1, spec.latent_height, step, spec.latent_width, step)
+        cells: np.ndarray = np.any(blocks, axis=(2, 4))
+        unmarked = np.ones((spec.padded_frames, *cells.shape[1:]), bool)
+        unmarked[covered] = ~cells if len(cells) == 1 else ~_repeated(cells, int(covered.sum()))
+        return _latent_frames(kept, spec) | _latent_frames(unmarked & covered[:, None, None], spec)
 
     def audio_mask(self, spec: ClipSpec) -> np.ndarray:
         """(spec.audio_latents,) bool: the audio latents of which every sample is given."""
@@ -128,3 +169,18 @@ class Given:
             inside = (faded >= 0) & (faded < len(known))
             restored[:, faded[inside]] += (given[source] - made[:, source : source + 1]) * fade[inside]
         return np.where(known, given, np.clip(restored, -1, 1))
+
+
+def _latent_frames(frames: np.ndarray, spec: ClipSpec) -> np.ndarray:
+    """Bool (spec.padded_frames,) or (spec.padded_frames, h, w) to (spec.latent_frames, 1, 1) or (…, h, w).
+
+    True where all frames of a latent frame are.
+    """
+    frames = frames if frames.ndim == 3 else frames[:, None, None]
+    groups = frames[1:].reshape(-1, spec.compression.frames, *frames.shape[1:]).all(axis=1)
+    return np.concatenate([frames[:1], groups])
+
+
+def _repeated(masks: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` of (T, h, w), the last one repeated where there are fewer."""
+    return masks[np.minimum(np.arange(count), len(masks) - 1)]

@@ -21,6 +21,8 @@ FLAGS = {
     "frame_rate": "--fps",
     "dtype": "--dtype",
     "model": "--model",
+    "add_audio": "--add-audio",
+    "camera": "--camera",
 }
 """Recorded settings that a flag of ``sample.py`` sets to just this value."""
 GIVEN_FLAGS = {
@@ -29,6 +31,8 @@ GIVEN_FLAGS = {
     "video": "--video",
     "audio": "--audio",
     "extend_s": "--extend",
+    "mask": "--mask",
+    "strength": "--strength",
     "only": "--only",
 }
 
@@ -45,7 +49,7 @@ def command(tags: dict[str, str]) -> str:
         words: list[Any] = ["python", "sample.py", "--prompt", *prompts, "--seed", seed]
         words += ["--size", f"{settings['width']}x{settings['height']}"]
         given = settings.get("given", {})
-        if "extend_s" not in given and "replaced_s" not in given:  # there the given clip's length decides
+        if not {"extend_s", "replaced_s", "mask", "strength"} & set(given):  # there the given clip's length decides
             rate_numerator, _, rate_denominator = settings["frame_rate"].partition("/")
             seconds = settings["num_frames"] * int(rate_denominator or 1) / int(rate_numerator)
             words += ["--duration", f"{seconds:.6g}"]
@@ -61,6 +65,8 @@ def command(tags: dict[str, str]) -> str:
             words += ["--keyframe", f"{frame}={picture}"]
         if settings.get("with_audio") is False:
             words.append("--no-audio")
+        if settings.get("loop"):
+            words.append("--loop")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError("this clip does not say how it was made: sample.py did not make it, or its metadata were "
                          "lost when it was converted") from error  # fmt: skip

@@ -44,6 +44,28 @@ def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
     return cast(network, torch.float32).eval()
 
 
+def load_or_make(network: Any, folder: Path | None, measured: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    """Weights to go on from, or a new network; ``measured`` are arguments taken from the data, for a new one only.
+
+    Raises:
+        InputError: the network of the weights is not the one that the settings ask for.
+    """
+    if folder is None:
+        return network(**arguments, **(measured or {}))
+    loaded = load_network(network, folder)
+    for name, value in arguments.items():
+        if loaded.config[name] != value:
+            raise InputError(
+                f"{folder} has {name}={loaded.config[name]}, the settings ask for {value}: "
+                "set what the weights have, or start without --init"
+            )
+    return loaded
+
+
+def load_frozen(network: Any, folder: Path) -> Any:
+    return load_network(network, folder).requires_grad_(False)
+
+
 def cast(network: nn.Module, dtype: torch.dtype) -> Any:
     """Without the warning that diffusers' own method gives for every network."""
     return nn.Module.to(network, dtype)

@@ -3,6 +3,7 @@
 Time zero of a file is its first video frame. Sound is placed against it by presentation time stamps, never by counting.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,9 +21,19 @@ from .mp4 import AAC_RATES_HZ, ClipWriter, resampled, to_length, write_video
 from .sheets import contact_sheet, save_sheet
 
 __all__ = [
-    "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe", "read_clip", "read_metadata", "read_sound",
-    "save_sheet", "write_video",
+    "CLIP_SUFFIXES", "IMAGE_SUFFIXES", "SOUND_SUFFIXES", "Clip", "ClipWriter", "MediaInfo", "contact_sheet", "probe",
+    "read_clip", "read_metadata", "read_sound", "save_sheet", "write_video",
 ]  # fmt: skip
+
+Source = str | Path | bytes
+"""A media file, or the whole content of one."""
+
+CLIP_SUFFIXES = {
+    ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".ogv", ".flv",
+    ".wmv", ".3gp", ".vob",
+}  # fmt: skip
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff"}
 
 MAX_JITTER_S = 0.02  # smaller jumps between audio packets are rounding of time stamps, larger ones are gaps
 
@@ -49,34 +60,41 @@ class MediaInfo:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+def opened(source: Source) -> Iterator[av.container.InputContainer]:
     """An opened file; whatever the demuxer or decoder cannot read becomes an InputError that names the file."""
+    name = name_of(source)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        # "file:" keeps a colon in a name from being read as a protocol.
+        file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+        with av.open(file, metadata_errors="replace") as container:
             yield container
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{name}: no such file") from error
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read") from error
+        raise InputError(f"{name}: may not be read") from error
     except av.error.FFmpegError as error:
-        raise InputError(f"{path}: cannot be read as a video ({error.strerror or error})") from error
+        raise InputError(f"{name}: cannot be read as a video ({error.strerror or error})") from error
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
+def name_of(source: Source) -> str:
+    """What an error message calls a source."""
+    return "a clip in memory" if isinstance(source, bytes) else str(source)
+
+
+def read_metadata(path: Source) -> dict[str, str]:
     """The tags of a media file, among them those given to ``write_video``. Raises InputError if it is unreadable."""
-    with _opened(Path(path)) as container:
+    with opened(path) as container:
         return dict(container.metadata)
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(path: Source) -> MediaInfo:
     """Length, rate and size of a file's picture, and whether it has sound; the first frame is decoded as a check.
 
     Raises:
         InputError: the file is missing, is no video, or its first frame cannot be decoded.
     """
-    path = Path(path)
     _picture_facts(path)
-    with _opened(path) as container:
+    with opened(path) as container:
         video = container.streams.video[0]
         if video.duration and video.time_base:
             duration_s = float(video.duration * video.time_base)
@@ -87,7 +105,7 @@ def probe(path: str | Path) -> MediaInfo:
 
 
 def read_clip(
-    path: str | Path,
+    path: Source,
     *,
     height: int | None = None,
     width: int | None = None,
@@ -95,6 +113,7 @@ def read_clip(
     sample_rate_hz: int | None = None,
     start_s: float = 0.0,
     max_frames: int | None = None,
+    with_sound: bool = True,
 ) -> Clip:
     """Read picture and sound of a file on one time grid that starts ``start_s`` after its first frame.
 
@@ -108,11 +127,11 @@ def read_clip(
         frame_rate: None for the file's own rate.
         sample_rate_hz: None for the file's own rate.
         max_frames: read no further than this; None reads to the end.
+        with_sound: False reads the picture alone.
 
     Raises:
         InputError: the file is missing, is no video, holds no decodable frame, or ends before ``start_s``.
     """
-    path = Path(path)
     if (height is None) != (width is None):
         raise ValueError("give both height and width, or neither")
     if start_s < 0 or (max_frames is not None and max_frames < 1):
@@ -122,49 +141,51 @@ def read_clip(
     rate = Fraction(frame_rate if frame_rate is not None else own_rate).limit_denominator(1001)
     if rate <= 0:
         raise InputError(f"a frame rate of {frame_rate} cannot be used")
-    with _opened(path) as container:
+    with opened(path) as container:
         decoded = _decoded_from(container, container.streams.video[0], origin_s + start_s)
         pictures = []
         for frame, copies in _on_grid(decoded, origin_s + start_s, rate, own_rate, max_frames):
             pictures += [_shaped(frame, size, aspect)] * copies
     if not pictures:
-        raise InputError(f"{path}: has no frame that can be decoded {start_s:g} s after its start")
+        raise InputError(f"{name_of(path)}: has no frame that can be decoded {start_s:g} s after its start")
+    if not with_sound:
+        return Clip(np.stack(pictures), None, rate, sample_rate_hz or AAC_RATES_HZ[5])
     waveform, rate_hz = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
     return Clip(np.stack(pictures), waveform, rate, rate_hz)
 
 
-def read_sound(path: str | Path, sample_rate_hz: int, max_duration_s: float) -> np.ndarray:
+def read_sound(path: Source, sample_rate_hz: int, max_duration_s: float, start_s: float = 0.0) -> np.ndarray:
     """Sound of any media file, with or without a picture: mono (N,) float32, at most ``max_duration_s`` long.
 
-    It begins with the first frame of the picture, or with the sound where there is no picture.
+    It begins ``start_s`` after the first frame of the picture, or after the sound's start where there is no picture.
 
     Raises:
         InputError: the file is missing, cannot be read or has no sound.
     """
-    path = Path(path)
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.audio:
-            raise InputError(f"{path}: has no sound")
+            raise InputError(f"{name_of(path)}: has no sound")
         first = (container.streams.video or container.streams.audio)[0]
-        start_s = float((first.start_time or 0) * (first.time_base or 1))
-        lasts_s = container.duration / av.time_base if container.duration else max_duration_s
-    waveform, _ = _read_sound(path, start_s, Fraction(min(lasts_s, max_duration_s)), sample_rate_hz)
+        origin_s = float((first.start_time or 0) * (first.time_base or 1))
+        lasts_s = container.duration / av.time_base - start_s if container.duration else max_duration_s
+    duration = Fraction(max(0.0, min(lasts_s, max_duration_s)))
+    waveform, _ = _read_sound(path, origin_s + start_s, duration, sample_rate_hz)
     if waveform is None or not waveform.size:
-        raise InputError(f"{path}: has no sound")
+        raise InputError(f"{name_of(path)}: has no sound")
     return waveform
 
 
-def _picture_facts(path: Path) -> tuple[float, Fraction, Fraction]:
+def _picture_facts(path: Source) -> tuple[float, Fraction, Fraction]:
     """When the first frame is shown (seconds), the frame rate and the shape of a pixel (width over height)."""
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.video:
-            raise InputError(f"{path}: has no picture")
+            raise InputError(f"{name_of(path)}: has no picture")
         stream = container.streams.video[0]
         rate = stream.guessed_rate or stream.average_rate or Fraction(25)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         for frame in container.decode(stream):
             return frame.time or 0.0, rate, aspect
-    raise InputError(f"{path}: has no frame that can be decoded")
+    raise InputError(f"{name_of(path)}: has no frame that can be decoded")
 
 
 def _decoded_from(container, stream, start_s: float) -> Iterator:
@@ -229,13 +250,13 @@ def _shaped(frame: av.VideoFrame, size: tuple[int, int] | None, pixel_aspect: Fr
 
 
 def _read_sound(
-    path: Path, start_s: float, duration_s: Fraction, sample_rate_hz: int | None
+    path: Source, start_s: float, duration_s: Fraction, sample_rate_hz: int | None
 ) -> tuple[np.ndarray | None, int]:
     """Mono sound from ``start_s`` (a time stamp of the file) on, exactly ``duration_s`` long; and its sample rate.
 
     None when there is no sound track. Damage ends the sound, what follows is silence.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.audio:
             return None, sample_rate_hz or AAC_RATES_HZ[5]
         stream = container.streams.audio[0]

@@ -79,15 +79,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--seed", type=int, help="the same seed and settings give the same clip (default: drawn)")
     what.add_argument("--duration", type=float, metavar="SECONDS", help="default: the model's own")
     what.add_argument("--size", type=size, metavar="WxH", help="in pixels (default: the model's own)")
+    what.add_argument("--camera", metavar="MOVE", help="a move that the model knows by name, as orbits-left, zooms-in")
     what.add_argument("--fps", type=frame_rate, help="frames a second, also as a fraction: 24000/1001")
     there = parser.add_argument_group("from what is there", "Files of any size, rate and rotation; the rest is made.")
     there.add_argument("--image", type=Path, metavar="PATH", help="the first frame")
     there.add_argument("--last-image", type=Path, metavar="PATH", help="the last frame")
     there.add_argument("--keyframe", type=keyframe, action="append", default=[], metavar="FRAME=PATH",
                        help="a frame, counted from 0; may be repeated")  # fmt: skip
-    there.add_argument("--video", type=Path, metavar="CLIP", help="goes with --extend, --replace or --only audio")
+    there.add_argument("--loop", action="store_true", help="after the last frame comes the first")
+    there.add_argument("--video", type=Path, metavar="CLIP", help="goes with one or more of the following")
     there.add_argument("--extend", type=float, metavar="SECONDS", help="go on after the clip; negative: lead up to it")
     there.add_argument("--replace", type=span, metavar="START-END", help="seconds of the clip to make anew")
+    there.add_argument("--mask", type=Path, metavar="PATH", help="white where the video's picture is to be made anew")
+    there.add_argument(
+        "--strength", type=float, metavar="0-1", help="how far what is made anew may depart from the video (default: 1)"
+    )
     there.add_argument("--audio", type=Path, metavar="FILE", help="any file with sound, to make a picture for")
     there.add_argument(
         "--only",
@@ -95,6 +101,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="make just this, and keep the other (a kept picture passes through the VAE)",
     )
     there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
+    there.add_argument("--add-audio", nargs="?", type=Path, const=SHIPPED_MODEL, metavar="MODEL",
+                       help="sound for a silent --model, by one that hears its picture (the shipped one)")  # fmt: skip
     where = parser.add_argument_group("where to")
     where.add_argument(
         "--output", type=Path, default=Path("outputs"), help="an .mp4 file, or a folder (default: %(default)s)"
@@ -102,7 +110,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--preview", action="store_true", help="also write a PNG of frames, waveform and spectrogram")
     where.add_argument("--json", action="store_true", help="print one line of JSON for each clip")
     how = parser.add_argument_group("how")
-    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model (default: the shipped one)")
+    how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
+                     help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")
@@ -131,21 +140,29 @@ def check(args: argparse.Namespace) -> None:
 def check_material(args: argparse.Namespace) -> None:
     """What is given must say one thing."""
     has_extend, has_replace = args.extend is not None, args.replace is not None
+    edits = has_replace or args.mask is not None or args.strength is not None
     frames = [frame for frame, _ in args.keyframe] + ([] if args.image is None else [0])
     contradictions = (
-        (args.video is None and (has_extend or has_replace), "--extend and --replace need --video"),
+        (args.video is None and (has_extend or edits), "--extend, --replace, --mask and --strength need --video"),
         (args.video is None and args.audio is None and args.only is not None, "--only needs --video or --audio"),
         (args.video is not None and args.audio is not None, "give --video or --audio, not both"),
-        (has_extend and has_replace, "give --extend or --replace, not both"),
+        (has_extend and edits, "give --extend, or what to make anew (--replace, --mask, --strength): not both"),
+        (args.mask is not None and args.only == "audio", "--mask marks the picture, so --only audio does not fit"),
+        (args.strength is not None and not 0 < args.strength <= 1,
+         f"--strength lies above 0 and up to 1, not at {args.strength}"),
+        (args.strength is not None and (frames or args.last_image is not None),
+         "--strength starts from the video: no other picture fits"),
+        (args.loop and (args.video is not None or args.last_image is not None),
+         "--loop ends with its first frame: --video and --last-image do not fit"),
         (has_extend and args.only is not None, "--extend goes on with picture and sound: --only does not fit"),
         (has_extend and not math.isfinite(args.extend), f"--extend needs a number of seconds, not {args.extend}"),
-        (args.video is not None and not has_extend and not has_replace and args.only != "audio",
-         "say what to do with --video: --extend, --replace or --only audio (a picture for its sound is --audio CLIP)"),
+        (args.video is not None and not has_extend and not edits and args.only != "audio",
+         "say what to do with --video: --extend, --replace, --mask, --strength or --only audio (a picture for its "
+         "sound is --audio CLIP)"),
         (args.audio is not None and args.only == "audio", "--audio is given, so --only audio leaves nothing to make"),
         (args.no_audio and args.audio is not None, "--no-audio contradicts --audio"),
         (args.no_audio and args.only == "audio", "--no-audio contradicts --only audio"),
-        (args.duration is not None and (has_extend or has_replace),
-         "--duration does not fit --extend and --replace: the clip's length decides"),
+        (args.duration is not None and (has_extend or edits), "--duration does not fit: the length of --video decides"),
         (len(set(frames)) < len(frames), "a frame is given twice by --image and --keyframe"),
     )  # fmt: skip
     for is_wrong, message in contradictions:

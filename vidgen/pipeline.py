@@ -22,6 +22,8 @@ from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
 from .loading import cast, load_network
+from .loop import close_loop, looped_spec
+from .lora import LoraPipeline
 from .solvers import State, euler, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
@@ -64,7 +66,7 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
-class VidGenPipeline(DiffusionPipeline):
+class VidGenPipeline(LoraPipeline, DiffusionPipeline):
     """Text to video with sound.
 
     Args:
@@ -146,6 +148,8 @@ class VidGenPipeline(DiffusionPipeline):
         *,
         given: Given | None = None,
         with_audio: bool = True,
+        loop: bool = False,
+        camera: str | None = None,
         num_frames: int | None = None,
         duration_s: float | None = None,
         height: int | None = None,
@@ -167,6 +171,8 @@ class VidGenPipeline(DiffusionPipeline):
                 back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
                 for the four frames of the latent frame that it falls in. See ``Given``.
             with_audio: False denoises the picture alone, without its sound.
+            loop: after the last frame of the clip comes its first.
+            camera: a move that the model knows by name (``self.generation.cameras``), put into words.
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
             solver: "euler", "heun" or "midpoint".
@@ -185,6 +191,8 @@ class VidGenPipeline(DiffusionPipeline):
         if len(negatives) != len(prompts):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         defaults = self.generation
+        if camera is not None:
+            prompts = [defaults.with_camera(text, camera) for text in prompts]
         sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
         if output_type not in ("np", "pt", "latent"):
             raise InputError(f"output_type {output_type!r} is not known: use np, pt or latent")
@@ -198,30 +206,29 @@ class VidGenPipeline(DiffusionPipeline):
         stages.end("text")
         conditioning = Conditioning()
         if given is not None:
-            conditioning = encode_given(given, spec, self.vae, self.codec)
+            conditioning = self.encode_given(given, looped_spec(spec) if loop else spec)
             stages.end("encode")
-
-        video_noise, audio_noise = self._noise(spec, len(prompts), generator)
-        video, audio = self.denoise(
-            (video_noise, audio_noise if with_audio else None),
+        video, audio = self.denoise_clips(
+            spec,
+            len(prompts),
             text,
             negative_text,
             sampling,
-            spec.video_latent_times_s(),
-            spec.audio_latent_times_s(),
             conditioning,
-            callback_on_step_end,
+            with_audio=with_audio,
+            loop=loop,
+            generator=generator,
+            callback_on_step_end=callback_on_step_end,
         )
-        assert video is not None
         stages.end("denoise")
 
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self._decode_video(video, spec, as_bytes=output_type == "np")
+            frames = self.decode_video(video, spec, as_bytes=output_type == "np")
             stages.end("decode_video")
             if audio is not None:
-                waveform = self._decode_audio(audio, spec, given, as_array=output_type == "np")
+                waveform = self.decode_audio(audio, spec, given, as_array=output_type == "np")
                 stages.end("decode_audio")
         return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
 
@@ -258,6 +265,51 @@ class VidGenPipeline(DiffusionPipeline):
             raise InputError(f"{steps} steps make no sample: give at least 1")
         return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
 
+    def denoise_clips(
+        self,
+        spec: ClipSpec,
+        batch: int,
+        text: Text,
+        negative_text: Text | None,
+        sampling: Sampling,
+        conditioning: Conditioning,
+        *,
+        with_audio: bool = True,
+        loop: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """From noise to the normalised latents of B clips: picture (B, C, t, h, w), and sound (B, C_a, L) or None.
+
+        Args:
+            text, negative_text: as ``encode_text`` returns them, of B prompts each; the second under guidance only.
+            conditioning: what is given of the clip ``spec``, or of ``looped_spec(spec)`` for a loop.
+            generator, loop, callback_on_step_end: as in ``__call__``.
+        """
+        made = looped_spec(spec) if loop else spec
+        video_noise, audio_noise = self.noise(made, batch, generator)
+        if loop:
+
+            def make_first() -> Tensor:
+                alone = (video_noise[:, :, :1], None)
+                first, _ = self.denoise(alone, text, negative_text, sampling, [0.0], (), Conditioning())
+                assert first is not None
+                return first
+
+            conditioning = close_loop(conditioning, made, self.vae, make_first)
+        video, audio = self.denoise(
+            (video_noise, audio_noise if with_audio else None),
+            text,
+            negative_text,
+            sampling,
+            made.video_latent_times_s(),
+            made.audio_latent_times_s(),
+            conditioning,
+            callback_on_step_end,
+        )
+        assert video is not None
+        return video[:, :, : spec.latent_frames], None if audio is None else audio[:, :, : spec.audio_latents]
+
     def denoise(
         self,
         noise: State,
@@ -287,8 +339,10 @@ class VidGenPipeline(DiffusionPipeline):
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,
         )
-        shifts = (self.generation.video_shift, self.generation.audio_shift)
-        sigmas = tuple(sigma_schedule(sampling.steps, shift) for shift in shifts)
+        sigmas = (
+            conditioning.video_strength * sigma_schedule(sampling.steps, self.generation.video_shift),
+            conditioning.audio_strength * sigma_schedule(sampling.steps, self.generation.audio_shift),
+        )
 
         def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
             """The state stays in float32: rounding of small steps would add up."""
@@ -307,7 +361,11 @@ class VidGenPipeline(DiffusionPipeline):
         features, mask = self.text_encoder.encode(prompts)
         return features.to(self.device, self.dtype), mask.to(self.device)
 
-    def _noise(
+    def encode_given(self, given: Given, spec: ClipSpec) -> Conditioning:
+        """Clean latents and masks of what is given; see ``conditioning.encode_given``."""
+        return encode_given(given, spec, self.vae, self.codec)
+
+    def noise(
         self, spec: ClipSpec, batch: int, generator: torch.Generator | Sequence[torch.Generator] | None
     ) -> tuple[Tensor, Tensor]:
         """Drawn on the CPU, clip by clip: the same on every device, and in every batch given a generator each."""
@@ -325,7 +383,8 @@ class VidGenPipeline(DiffusionPipeline):
             audios.append(torch.randn(audio_shape, generator=source))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
-    def _decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+        """Frames of ``denoise``'s latents: (B, T, H, W, 3) uint8 array, or a (B, 3, T, H, W) tensor in [-1, 1]."""
         latents = self.vae.denormalise(latents.to(self.vae.dtype))
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):
@@ -335,7 +394,8 @@ class VidGenPipeline(DiffusionPipeline):
             return np.ascontiguousarray(torch.cat(parts, dim=1)[:, : spec.num_frames].numpy())
         return torch.cat(parts, dim=2)[:, :, : spec.num_frames]
 
-    def _decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+    def decode_audio(self, latents: Tensor, spec: ClipSpec, given: Given | None, as_array: bool) -> Any:
+        """Sound (B, N) float32 of ``denoise``'s latents, an array or a tensor; given sound is put back into it."""
         waveform = self.codec.from_latents(latents.to(self.codec.dtype), spec.num_samples)[:, 0].float().clamp(-1, 1)
         if given is not None:
             waveform = torch.from_numpy(given.put_back(waveform.cpu().numpy(), spec)).to(waveform.device)
@@ -353,7 +413,12 @@ class VidGenPipeline(DiffusionPipeline):
         Args:
             dtype: what weights are stored as; None keeps that of each component.
             max_shard_size: of a weights file.
+
+        Raises:
+            InputError: the transformer has adapters, which are files of their own.
         """
+        if getattr(self.transformer, "peft_config", None):
+            raise InputError("a model is saved without its LoRAs: fuse_lora() or unload_lora_weights() first")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.register_modules(**self.components)

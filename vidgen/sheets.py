@@ -1,7 +1,9 @@
 """A clip drawn on one page: a row of its frames over its waveform over its spectrogram, on one time axis."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -94,3 +96,29 @@ def save_sheet(path: str | Path, images: Sequence[Image.Image]) -> Path:
     with replacing(path) as temporary:
         stacked(images).save(temporary, format="PNG")
     return path
+
+
+def prompt_sheet(prompts: Sequence[str], pipeline: Callable[[Any], Any]) -> Callable[[Any, Path], None]:
+    """How to draw what a transformer does now: a clip for each prompt, with seeds 0, 1, …
+
+    All go into one picture, frames over spectrogram; where PyAV is installed, each can also be played.
+
+    Args:
+        pipeline: of a transformer, a ``VidGenPipeline``.
+    """
+
+    def sheet(transformer: Any, path: Path) -> None:
+        import torch
+
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        made = pipeline(transformer)(prompts, generator=seeds)
+        clips = list(zip(prompts, made.frames, made.audio, strict=True))
+        save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
+        with contextlib.suppress(ImportError):
+            from .media import write_video
+
+            for number, (text, frames, sound) in enumerate(clips):
+                playable = path.with_name(f"{path.stem}-{number}.mp4")
+                write_video(playable, frames, sound, made.frame_rate, made.sample_rate, {"title": text})
+
+    return sheet

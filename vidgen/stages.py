@@ -5,22 +5,27 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
-from .caching import at_hand, channel_statistics, latent_clips, latent_deviations
+from .caching import at_hand, channel_statistics, held_back_latents, latent_clips, latent_deviations, latent_scales
 from .clip import ClipSpec, Compression
-from .data.source import open_clips, to_float, to_uint8
+from .data.sampling import KeyedBatches, Layout, held_back_keys
+from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
+from .generation import GenerationConfig
+from .loading import load_frozen, load_network, load_or_make
+from .parallel import is_sharded, shard
+from .sheets import contact_sheet, prompt_sheet, save_sheet
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -40,6 +45,14 @@ class Stage:
     """Save the given (averaged) model, trained for so many steps, into a folder, ready for use."""
     discriminator: nn.Module | None = None
     discriminator_loss: Loss | None = None
+    validation: Dataset | None = None
+    """Clips that are never trained on; whole batches for the loss, as ``dataset`` gives them or with more in them."""
+    tokens: int = 0
+    """Latent tokens of a clip; 0 where none are counted."""
+    flops: float = 0.0
+    """Of a clip in training, forward and backward, without what is computed again."""
+    pipeline: Callable[[Any], Any] | None = None
+    """The ``VidGenPipeline`` of a transformer, where the stage trains one."""
 
 
 def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator: Accelerator) -> Stage:
@@ -50,7 +63,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
                        encoder_depth=settings.depth, decoder_depth=settings.depth,
                        **bottleneck(settings))  # fmt: skip
     spec = clip_spec(settings, num_frames=settings.window_frames)
-    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False)
+    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False,
+                         in_buckets=settings.buckets)  # fmt: skip
     weights = VAELossWeights(
         l1=settings.l1_weight,
         l2=settings.l2_weight,
@@ -74,10 +88,9 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
-        for clip in dataset[held_back_keys(dataset, 3)]["video"]:
+        shown = [dataset[[key]]["video"][0] for key in held_back_keys(dataset, 3)]  # of any shape
+        for clip in shown:
             reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
             decibels = psnr_db(to_uint8(reconstruction), clip)
             for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
@@ -87,15 +100,18 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
     @torch.no_grad()
     def finish(average: Any, folder: Path, steps: int) -> None:
         latents = []
-        for start in range(0, min(64, len(dataset)), settings.batch_size):  # type: ignore[arg-type]
-            batch = dataset[[(n % len(dataset), n) for n in range(start, start + settings.batch_size)]]  # type: ignore[arg-type]
-            latents.append(average.encode(to_float(batch["video"].to(accelerator.device))).mode())
-        mean, std = channel_statistics(torch.cat(latents))
+        clips = min(64, len(dataset))  # type: ignore[arg-type]
+        batches = KeyedBatches(len(dataset), settings.batch_size, seed=0, layout=Layout.of(dataset))  # type: ignore[arg-type]
+        for keys in itertools.islice(batches, -(-clips // settings.batch_size)):
+            latents.append(average.encode(to_float(dataset[keys]["video"].to(accelerator.device))).mode())
+        # Of several shapes, every position of each.
+        mean, std = channel_statistics(torch.cat([part.movedim(1, 0).flatten(1).T for part in latents]))
         scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
         average.set_latent_statistics(mean, std / scale)
         average.half().save_pretrained(folder)
 
-    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss)
+    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_audio=False)
+    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
 
 
 def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelerator: Accelerator) -> Stage:
@@ -125,8 +141,6 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
 
     @torch.no_grad()
     def sheet(average: Any, path: Path) -> None:
-        from .sheets import contact_sheet, save_sheet
-
         rows = []
         for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
             decoded = average(waveform[None].to(accelerator.device))[0][0]
@@ -143,18 +157,27 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
         average.half().save_pretrained(folder)
 
-    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss)
+    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_video=False)
+    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
 
 
 def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
     from .audio_sync.codec import AudioCodec
     from .dit.model import JointDiT
     from .flow import FlowConfig, flow_loss
+    from .lora import FILE_NAME, add_lora, purpose, save_lora
     from .text import load_text_encoder
     from .vae3d.autoencoder import SpacetimeVAE
 
+    if args.model is not None:
+        args.vae, args.codec = args.vae or args.model / "vae", args.codec or args.model / "codec"
+        args.text, args.init = str(args.model / "text_encoder"), args.init or args.model / "transformer"
     if args.vae is None or args.codec is None:
         raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
+    if settings.lora_rank and args.init is None:
+        raise InputError(
+            "an adapter is trained over a model: give its folder as --model, or its transformer's as --init"
+        )
     device = accelerator.device
     vae = load_frozen(SpacetimeVAE, args.vae).to(device)
     codec = load_frozen(AudioCodec, args.codec).to(device)
@@ -163,24 +186,30 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     spec = clip_spec(settings, compression=compression)
     dataset = latent_clips(
         args, settings, accelerator, vae, codec, spec,
-        caption_dropout=settings.caption_dropout, latent_frames=settings.latent_frames,
+        caption_dropout=settings.caption_dropout, caption_shorten=settings.caption_shorten,
+        caption_swap=settings.caption_swap, latent_frames=settings.latent_frames,
     )  # fmt: skip
+    validation = held_back_latents(args, settings, accelerator, vae, codec, spec, latent_frames=settings.latent_frames)
 
-    transformer = load_or_make(
-        JointDiT,
-        args.init,
-        latent_deviations(dataset) if settings.precondition else None,
-        video_channels=vae.config.latent_channels,
-        audio_channels=codec.config.latent_channels,
-        text_dim=text_encoder.dim,
-        width=settings.model_width,
-        depth=settings.depth,
-        heads=settings.heads,
-        patch=settings.patch,
-        text_layers=settings.text_layers,
-        local_width=settings.local_width,
-    )
-    if settings.latent_frames:
+    given = {
+        "video_channels": vae.config.latent_channels,
+        "audio_channels": codec.config.latent_channels,
+        "text_dim": text_encoder.dim,
+    }
+    if args.model is None:  # else its size is the model's
+        given |= {
+            "width": settings.model_width,
+            "depth": settings.depth,
+            "heads": settings.heads,
+            "patch": settings.patch,
+            "text_layers": settings.text_layers,
+            "local_width": settings.local_width,
+        }
+    measured = latent_deviations(dataset) if settings.precondition else None
+    transformer = load_or_make(JointDiT, args.init, measured, **given)
+    if settings.lora_rank:
+        add_lora(transformer, settings.lora_rank, settings.lora_alpha or None)
+    elif settings.latent_frames:
         for part in (transformer.audio_in, transformer.audio_head):
             part.requires_grad_(False)  # there is no sound to learn from
     flow = FlowConfig(
@@ -189,46 +218,69 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
         shared=settings.shared_noise,
-        per_modality=(1 - settings.shared_noise) / 2,
-        per_frame=(1 - settings.shared_noise) / 2,
+        per_modality=(1 - settings.shared_noise) / 3,
+        per_frame=(1 - settings.shared_noise) / 3,
+        region=(1 - settings.shared_noise) / 3,
     )
     video_times_s = torch.tensor(spec.video_latent_times_s(), device=device)
     audio_times_s = torch.tensor(spec.audio_latent_times_s(), device=device)
 
-    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = dataset.gather(batch) if "clips" in batch else batch
         text, text_mask = text_encoder.encode(batch["captions"])
-        return flow_loss(
+        video, audio = batch.get("video"), batch.get("audio")
+        times_s = video_times_s[batch["frames"]] if "frames" in batch else first(video_times_s, video)
+        loss, parts = flow_loss(
             model,
-            batch["video"],
-            batch.get("audio"),
+            video,
+            audio,
             text,
             text_mask=text_mask,
             has_audio=batch.get("has_audio"),
-            video_times_s=video_times_s[batch["frames"]] if "frames" in batch else video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=times_s,
+            audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
             config=flow,
+            levels=4,
         )
+        if not settings.buckets:
+            return loss, parts
+        # Every process logs the same parts in one order, and every weight has a gradient, whichever modality is absent.
+        unused = {"video": (model.video_in, model.video_head), "audio": (model.audio_in, model.audio_head)}
+        for name in unused.keys() - parts.keys():
+            other = "audio" if name == "video" else "video"
+            parts |= {key.replace(other, name): torch.zeros_like(value) for key, value in parts.items()}
+            loss = loss + 0 * sum(weight.sum() for part in unused[name] for weight in part.parameters())
+        return loss, dict(sorted(parts.items()))
+
+    own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
+    if args.model is not None:
+        own = GenerationConfig.load(args.model)
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
 
-        shifts = (settings.video_shift, settings.audio_shift)
-        return VidGenPipeline.assemble(vae, codec, average, text_encoder, spec, *shifts, model_version=version)
-
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
+        shape = {name: getattr(spec, name) for name in ("num_frames", "height", "width")}
+        generation = dataclasses.replace(own, **shape, frame_rate=str(spec.frame_rate), model_version=version)
+        return VidGenPipeline(vae, codec, average, text_encoder, generation)
 
     def finish(average: Any, folder: Path, steps: int) -> None:
-        pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
+        if settings.lora_rank:
+            base = own.model_version if args.model else str(args.init)
+            save_lora(average, folder / FILE_NAME, purpose(base, args.output.name, dataset.captions, steps))
+        else:
+            pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(transformer, at_hand(dataset, device), loss, sheet, finish)
+    passes = 2 if settings.lora_rank else 3  # what an adapter is added to has no gradients of weights
+    stage = transformer_stage(
+        transformer, dataset, loss, finish, pipeline, args, spec, device, passes, settings.latent_frames
+    )
+    stage.validation = validation
+    return stage
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
     from .distill import DistillConfig, distillation_loss
-    from .loading import load_network
     from .pipeline import VidGenPipeline
 
     if args.teacher is None:
@@ -237,9 +289,11 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device)
     student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
     teacher.transformer.requires_grad_(False)
+    if is_sharded(settings, accelerator):
+        shard(teacher.transformer, accelerator)
     own = teacher.generation
     spec = own.spec()
-    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True)
     plan = DistillConfig(
         student_steps=settings.student_steps,
         teacher_substeps=settings.teacher_substeps,
@@ -264,8 +318,8 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
             teacher.text_encoder.encode(captions),
             teacher.text_encoder.encode([""] * len(captions)),
             has_audio=batch["has_audio"],
-            video_times_s=video_times_s,
-            audio_times_s=audio_times_s,
+            video_times_s=first(video_times_s, batch["video"]),
+            audio_times_s=first(audio_times_s, batch["audio"]),
             seeds=batch["seeds"],
             config=plan,
         )
@@ -281,26 +335,48 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
         )
         return VidGenPipeline(teacher.vae, teacher.codec, average, teacher.text_encoder, generation)
 
-    def sheet(average: Any, path: Path) -> None:
-        draw_samples(pipeline(average), args.prompt or [wordings[0] for wordings in dataset.captions[:4]], path)
-
     def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
-    return Stage(student, at_hand(dataset, device), loss, sheet, finish)
+    passes = 3 + 2 * settings.teacher_substeps
+    stage = transformer_stage(student, dataset, loss, finish, pipeline, args, spec, device, passes)
+    stage.validation = held_back_latents(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    return stage
 
 
-def draw_samples(pipeline: Any, prompts: list[str], path: Path) -> None:
-    """Frames and spectrogram of a clip for each prompt, with seeds 0, 1, …, as one picture, and the clips beside it."""
-    from .media import write_video
-    from .sheets import contact_sheet, save_sheet
+def transformer_stage(
+    transformer: Any, dataset: Any, loss: Loss, finish: Callable[[Any, Path, int], None],
+    pipeline: Callable[[Any], Any], args: argparse.Namespace, spec: ClipSpec, device: torch.device, passes: int,
+    latent_frames: int = 0,
+) -> Stage:  # fmt: skip
+    """A stage that learns from latents.
 
-    made = pipeline(prompts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))])
-    clips = list(zip(prompts, made.frames, made.audio, strict=True))
-    save_sheet(path, [contact_sheet(frames, sound, made.sample_rate, text) for text, frames, sound in clips])
-    for number, (text, frames, sound) in enumerate(clips):
-        playable = path.with_name(f"{path.stem}-{number}.mp4")
-        write_video(playable, frames, sound, made.frame_rate, made.sample_rate, {"title": text})
+    Args:
+        pipeline: the ``VidGenPipeline`` of a transformer.
+        passes: what a clip takes to train, in forward passes of the transformer.
+        latent_frames: how many of a clip are seen, without its sound; 0 for all and the sound.
+    """
+    from .dit.blocks import block_flops
+
+    size = transformer.config
+    tokens = (latent_frames or spec.latent_frames) * spec.latent_height * spec.latent_width // size.patch**2
+    tokens += 0 if latent_frames else spec.audio_latents
+    return Stage(
+        transformer,
+        at_hand(dataset, device),
+        loss,
+        prompt_sheet(args.prompt or some_captions(dataset), pipeline),
+        finish,
+        tokens=tokens,
+        flops=passes * size.depth * block_flops(size.width, tokens),
+        pipeline=pipeline,
+    )
+
+
+def some_captions(dataset: Any, count: int = 4) -> list[str]:
+    """Prompts for sheets, of data that may have no captions at all."""
+    captions = (wordings[0] for wordings in dataset.captions if wordings and wordings[0].strip())
+    return list(itertools.islice(captions, count)) or ["a clip"]
 
 
 def clip_spec(
@@ -333,65 +409,11 @@ def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, 
     return {"seed": settings.seed, "device": accelerator.device if settings.workers == 0 else "cpu"}
 
 
-def load_or_make(network: Any, folder: Path | None, measured: dict[str, Any] | None = None, **arguments: Any) -> Any:
-    """Weights to go on from, or a new network; ``measured`` are arguments taken from the data, for a new one only.
-
-    Raises:
-        InputError: the network of the weights is not the one that the settings ask for.
-    """
-    if folder is None:
-        return network(**arguments, **(measured or {}))
-    from .loading import load_network
-
-    loaded = load_network(network, folder)
-    for name, value in arguments.items():
-        if loaded.config[name] != value:
-            raise InputError(
-                f"{folder} has {name}={loaded.config[name]}, the settings ask for {value}: "
-                "set what the weights have, or start without --init"
-            )
-    return loaded
-
-
-def load_frozen(network: Any, folder: Path) -> Any:
-    from .loading import load_network
-
-    return load_network(network, folder).requires_grad_(False)
-
-
 def psnr_db(frames: Tensor, reference: Tensor) -> float:
     error = (frames.float() - reference.to(frames.device).float()).square().mean()
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
 
 
-@torch.no_grad()
-def latent_scales(vae: Any, latents: Tensor, std: Tensor, power: float) -> Tensor:
-    """How large each channel (C,) of the VAE's latents is to be for the DiT, 1 in the mean square.
-
-    A channel counts by what one standard deviation of it changes in the picture, to the given power: 0 makes all equal,
-    so that faint detail weighs as much as what a thing is and where; 1 keeps the spectrum of the pixels. In between,
-    denoising decides coarse things first, as it does in pixels.
-    """
-    decoded = vae.decode(latents)
-    effect = torch.empty_like(std)
-    for channel in range(len(std)):
-        moved = latents.clone()
-        moved[:, channel] += std[channel]
-        effect[channel] = (vae.decode(moved) - decoded).square().mean().sqrt()
-    scale = effect**power
-    return (scale / scale.square().mean().sqrt()).clamp_min(1e-3)
-
-
-def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
-    """A square of each clip (B, T, H, W, 3), placed at random by the sample's own seed."""
-    crops = []
-    for clip, seed in zip(video, seeds, strict=True):
-        rng = np.random.default_rng(seed)
-        top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
-        crops.append(clip[:, top : top + size, left : left + size])
-    return torch.stack(crops)
-
-
-def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
-    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
-    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]
+def first(times_s: Tensor, latents: Tensor | None) -> Any:
+    """The times of latents (B, C, t, …) or (B, C, L) that begin with the clip; times do not depend on its length."""
+    return None if latents is None else times_s[: latents.shape[2]]

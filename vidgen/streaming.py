@@ -5,7 +5,7 @@ task is the one of extending a clip: a mask over the same transformer. Both deco
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,7 @@ def stream(
     frame_rate: Fraction | float | None = None,
     negative_prompt: str = "",
     generator: torch.Generator | None = None,
+    callback_on_step_end: Callable[..., Any] | None = None,
     **sampling: Any,
 ) -> Iterator[Chunk]:
     """Make one clip part by part. Joined, the chunks are the whole clip; picture and sound of each are equally long.
@@ -89,6 +90,7 @@ def stream(
         prompt: one for the whole clip, or pairs (from which second on, prompt), the first from 0 on. Each holds for
             the latent frames whose middle lies in its time; a window ends where a prompt does.
         overlap_latents: latent frames that a window shares with the one before it; half a window by default.
+        callback_on_step_end: as in a call of the pipeline; its steps count anew in every window.
         sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale`` and ``solver``, as in a call of
             the pipeline.
 
@@ -118,7 +120,9 @@ def stream(
     texts = [pipeline.encode_text([text]) for _, text in story]
     negative = pipeline.encode_text([negative_prompt]) if settings.is_guided else None
     chosen = [texts[sum(cut <= window.start + window.known for cut in cuts)] for window in windows]
-    latents = _denoise_windows(pipeline, spec, windows, chosen, negative, settings, generator, with_audio)
+    latents = _denoise_windows(
+        pipeline, spec, windows, chosen, negative, settings, generator, with_audio, callback_on_step_end
+    )
     return _decode(pipeline, spec, latents, with_audio)
 
 
@@ -131,6 +135,7 @@ def _denoise_windows(
     sampling: "Sampling",
     generator: torch.Generator | None,
     with_audio: bool,
+    callback_on_step_end: Callable[..., Any] | None,
 ) -> Iterator[Latents]:
     """The new latents of each window."""
     video_times_s, audio_times_s = spec.video_latent_times_s(), spec.audio_latent_times_s()
@@ -161,6 +166,7 @@ def _denoise_windows(
             [time - origin_s for time in video_times_s[window.start : window.stop]],
             [time - origin_s for time in audio_times_s[first:end]],
             _first_given(noise, known),
+            callback_on_step_end,
         )
         assert made_video is not None
         video, heard = made_video, kept

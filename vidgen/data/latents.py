@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,33 @@ from tqdm import tqdm
 
 from ..clip import ClipSpec
 from ..errors import InputError
+from ..noise import to_device
+from .captions import vary_caption
+from .sampling import Layout
+from .shards import INDEX
 
 CLIPS_PER_SHARD = 256
 
-Encoder = Callable[[dict[str, Any]], tuple[Tensor, Tensor]]
-"""A data batch in; normalised video latents (B, C, t, h, w) and audio latents (B, C_a, L) out."""
+Encoder = Callable[[dict[str, Any]], tuple[Tensor | None, Tensor]]
+"""A data batch in; normalised latents out: of video (B, C, t, h, w), None for sound alone, and audio (B, C_a, L)."""
 
 
-def digest(data: Path, spec: ClipSpec, *networks: nn.Module) -> str:
+def digest(data: Path | Sequence[Path], spec: ClipSpec, *networks: nn.Module, in_buckets: bool = False) -> str:
     """What a latent cache depends on, as one hash: the data's files, the clip's shape, the autoencoders.
 
-    Another seed draws other looks of the same data, which any run may learn from: it does not count. Of a folder,
-    names and sizes count, and the captions' text; clips are not read.
+    Another seed draws other looks of the same data, which any run may learn from: it does not count, nor do the weights
+    of several sources. Of a folder, names and sizes count, and the captions' text; clips are not read. Of shards,
+    their index counts.
     """
-    made_from = hashlib.sha256(str(spec).encode())
-    for path in sorted(data.rglob("*")) if data.is_dir() else [data]:
-        if path.is_file():
-            made_from.update(f"{path.relative_to(data)} {path.stat().st_size}".encode())
-            if path == data or path.suffix in (".jsonl", ".txt"):
-                made_from.update(path.read_bytes())
+    made_from = hashlib.sha256(str(spec).encode() + b" in buckets" * in_buckets)
+    for source in [data] if isinstance(data, Path) else data:
+        index = source / INDEX
+        for path in [index] if index.is_file() else sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.is_file():
+                bare = str(path.relative_to(source)).encode("utf-8", "surrogateescape")
+                made_from.update(bare + f" {path.stat().st_size}".encode())
+                if path == source or path.suffix in (".jsonl", ".csv", ".txt"):
+                    made_from.update(path.read_bytes())
     for network in networks:
         for name, tensor in network.state_dict().items():
             made_from.update(name.encode() + tensor.float().cpu().numpy().tobytes())
@@ -75,19 +83,18 @@ def cache_latents(
 ) -> None:
     """Encode ``num_clips`` samples of ``dataset`` into shards under ``folder``; whole shards already there are kept.
 
-    Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks. What
-    ``encode`` gets are the dataset's batches, with their ``keys``, loaded by ``workers`` processes. Of several
-    processes each writes every ``world_size``-th shard; ``complete_cache`` ends the work of all.
+    Sample n has key (n mod length, n): asking for more clips than the dataset has shows its clips in new looks. A shard
+    holds clips of one shape (a group of the dataset's layout). What ``encode`` gets are the dataset's batches, with
+    their ``keys``, loaded by ``workers`` processes. Of several processes each writes every ``world_size``-th shard;
+    ``complete_cache`` ends the work of all.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = [
-        (folder / name, range(start, min(start + CLIPS_PER_SHARD, num_clips)))
-        for name, start in zip(_shard_names(num_clips), range(0, num_clips, CLIPS_PER_SHARD), strict=True)
-    ][rank::world_size]
+    layout = Layout.of(dataset)
+    shards = [(folder / name, clips) for name, clips in plan_shards(layout, num_clips)][rank::world_size]
     total = sum(len(clips) for _, clips in shards)
     missing = [(path, clips) for path, clips in shards if _clips_in_shard(path) != len(clips)]
     keys = [
-        [(n % len(dataset), n) for n in clips[start : start + batch_size]]
+        [(int(n) % len(dataset), int(n)) for n in clips[start : start + batch_size]]
         for _, clips in missing
         for start in range(0, len(clips), batch_size)
     ]
@@ -98,7 +105,22 @@ def cache_latents(
     ) as progress:
         batches = iter(loader)
         for path, clips in missing:
-            _write_shard(itertools.islice(batches, -(-len(clips) // batch_size)), encode, path, progress)
+            sources = layout.sources[clips % len(layout.sources)]
+            _write_shard(itertools.islice(batches, -(-len(clips) // batch_size)), encode, path, sources, progress)
+
+
+def plan_shards(layout: Layout, num_clips: int) -> list[tuple[str, np.ndarray]]:
+    """The name of each shard of a cache and the samples in it. A group's shards stay the same when a cache grows."""
+    samples = np.arange(num_clips)
+    group_of = layout.groups[samples % len(layout.groups)]
+    groups = np.unique(layout.groups)
+    plan = []
+    for group in groups:
+        members = samples[group_of == group]
+        prefix = "latents" if len(groups) == 1 else f"latents-{group:03d}"
+        for number, start in enumerate(range(0, len(members), CLIPS_PER_SHARD)):
+            plan.append((f"{prefix}-{number:05d}.safetensors", members[start : start + CLIPS_PER_SHARD]))
+    return plan
 
 
 class _Keyed(Dataset):
@@ -126,13 +148,13 @@ def _clips_in_shard(path: Path) -> int:
         return 0
 
 
-def complete_cache(num_clips: int, folder: Path) -> None:
-    """Write ``index.json``, without which a folder of latents is incomplete.
+def complete_cache(num_clips: int, folder: Path, layout: Layout | None = None) -> None:
+    """Write ``index.json``, without which a folder of latents is incomplete; ``layout`` is the dataset's.
 
     Raises:
         InputError: a shard is missing.
     """
-    names = _shard_names(num_clips)
+    names = [name for name, _ in plan_shards(layout or Layout.plain(1), num_clips)]
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise InputError(f"{folder} lacks {missing[0]}: cache again")
@@ -140,21 +162,21 @@ def complete_cache(num_clips: int, folder: Path) -> None:
     os.replace(folder / "index.json.part", folder / "index.json")
 
 
-def _shard_names(num_clips: int) -> list[str]:
-    return [f"latents-{number:05d}.safetensors" for number in range(-(-num_clips // CLIPS_PER_SHARD))]
-
-
-def _write_shard(batches: Iterable[dict[str, Any]], encode: Encoder, path: Path, progress: "tqdm[Any]") -> None:
-    videos, audios, has_audio, captions = [], [], [], []
+def _write_shard(
+    batches: Iterable[dict[str, Any]], encode: Encoder, path: Path, sources: np.ndarray, progress: "tqdm[Any]"
+) -> None:
+    parts: dict[str, list[Tensor]] = {"audio": [], "has_audio": [], "video": []}
+    captions = []
     for batch in batches:
         video, audio = encode(batch)
-        videos.append(video.half())
-        audios.append(audio.half())
-        has_audio.append(batch["has_audio"])
+        parts["audio"].append(audio.half())
+        parts["has_audio"].append(batch["has_audio"])
+        if video is not None:
+            parts["video"].append(video.half())
         captions.extend(batch["captions"])
         progress.update(len(batch["keys"]))
-    parts = {"video": videos, "audio": audios, "has_audio": has_audio}
-    tensors = {name: torch.cat(values).cpu().contiguous() for name, values in parts.items()}
+    tensors = {name: torch.cat(values).cpu().contiguous() for name, values in parts.items() if values}
+    tensors["sources"] = torch.from_numpy(np.ascontiguousarray(sources))
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata={"captions": json.dumps(captions)})
     os.replace(part, path)
@@ -163,15 +185,23 @@ def _write_shard(batches: Iterable[dict[str, Any]], encode: Encoder, path: Path,
 class LatentChoices(Dataset):
     """What a batch of keys shows of a latent cache, without the latents: for loading processes to work out.
 
-    A batch: ``clips`` int (B,), ``captions`` list[str], and ``frames`` int (B, n) where single frames are shown;
-    ``LatentClips`` tells what they mean and adds the latents.
+    A batch: ``clips`` list[int] (which stays on the host, so that no device is waited for), ``captions`` list[str], and
+    ``frames`` int (B, n) where single frames are shown; ``LatentClips`` tells what they mean and adds the latents.
     """
 
     def __init__(
-        self, captions: list[list[str]], total_frames: int, *, seed: int, caption_dropout: float, latent_frames: int
+        self,
+        captions: list[list[str]],
+        total_frames: np.ndarray,
+        layout: Layout,
+        *,
+        seed: int,
+        latent_frames: int,
+        rates: dict[str, float],
     ) -> None:
-        self.captions, self.total_frames = captions, total_frames
-        self.seed, self.caption_dropout, self.latent_frames = seed, caption_dropout, latent_frames
+        """``total_frames`` (N,) are each clip's; ``rates`` are those of ``captions.vary_caption``."""
+        self.captions, self.total_frames, self.layout = captions, total_frames, layout
+        self.seed, self.latent_frames, self.rates = seed, latent_frames, rates
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -180,48 +210,83 @@ class LatentChoices(Dataset):
         captions, frames = [], []
         for index, draw in keys:
             rng = np.random.default_rng((self.seed, draw))
-            wording = self.captions[index][rng.integers(len(self.captions[index]))]
-            captions.append("" if rng.random() < self.caption_dropout else wording)
+            captions.append(vary_caption(self.captions[index], rng, **self.rates))
             if self.latent_frames:
-                frames.append(np.sort(rng.choice(self.total_frames, self.latent_frames, replace=False)))
-        chosen = {"clips": torch.tensor([index for index, _ in keys]), "captions": captions}
+                total = int(self.total_frames[index])
+                frames.append(np.sort(rng.choice(total, min(total, self.latent_frames), replace=False)))
+        chosen = {"clips": [index for index, _ in keys], "captions": captions}
         return {**chosen, "frames": torch.from_numpy(np.stack(frames))} if self.latent_frames else chosen
 
 
 class LatentClips(Dataset):
-    """A latent cache in memory; a batch of keys in, a batch out.
+    """A latent cache; a batch of keys in, a batch out. Shards are mapped into memory, and read where they are used.
 
     A batch: ``video`` float32 (B, C, t, h, w), ``audio`` float32 (B, C_a, L), ``has_audio`` bool (B,), ``captions``
-    list[str] (one of the clip's wordings each; empty at the rate ``caption_dropout``).
+    list[str] (one of the clip's wordings each, varied as ``captions.vary_caption`` tells). Sound alone has no
+    ``video``, an image no ``audio``. All keys of a batch are of one group of ``layout``: clips of one shape.
 
     With ``latent_frames`` = n > 0 a sample shows n latent frames of its clip, chosen at random, in order, and no sound:
     ``video`` is (B, C, n, h, w), ``frames`` int (B, n) tells which they are, and there is no ``audio``.
 
     The same in two steps, so that the latents can stay on a GPU: ``choices[keys]``, then ``gather`` where they lie.
 
+    Args:
+        weights: of the sources that the cache was made from; None draws every clip as often as any other.
+        only_videos: leave out images and sound alone.
+
     Raises:
-        InputError: the cache is incomplete or damaged.
+        InputError: the cache is incomplete or damaged, or has nothing to show as asked.
     """
 
-    def __init__(self, folder: Path, *, seed: int = 0, caption_dropout: float = 0.0, latent_frames: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        caption_dropout: float = 0.0,
+        caption_shorten: float = 0.0,
+        caption_swap: float = 1.0,
+        latent_frames: int = 0,
+        weights: tuple[float, ...] | None = None,
+        only_videos: bool = False,
+    ) -> None:
         if not (folder / "index.json").is_file():
             raise InputError(f"{folder} has no index.json: the latent cache is incomplete")
         names = json.loads((folder / "index.json").read_text())["shards"]
-        tensors: dict[str, list[Tensor]] = {"video": [], "audio": [], "has_audio": []}
+        self.parts: list[dict[str, Tensor]] = []
         self.captions: list[list[str]] = []
         for name in names:
             try:
                 with safe_open(folder / name, framework="pt") as shard:
-                    for key, parts in tensors.items():
-                        parts.append(shard.get_tensor(key))
-                    self.captions.extend(json.loads(shard.metadata()["captions"]))
+                    part = {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
+                    captions = json.loads(shard.metadata()["captions"])
             except (SafetensorError, FileNotFoundError) as error:
                 raise InputError(f"{folder / name} is damaged or missing: delete it and cache again") from error
-        self.video, self.audio, self.has_audio = (torch.cat(parts) for parts in tensors.values())
-        if not 0 <= latent_frames <= self.video.shape[2]:
-            raise InputError(f"latent_frames is 0 (all) or up to {self.video.shape[2]}, not {latent_frames}")
+            if "video" in part and part["video"].shape[2] == 1 and not part["has_audio"].any():
+                part = {name: part[name] for name in ("video", "sources") if name in part}
+            if (not only_videos or part.keys() >= {"video", "audio"}) and (not latent_frames or "video" in part):
+                self.parts.append(part)
+                self.captions.extend(captions)
+        if not self.parts:
+            raise InputError(f"{folder} has no clips of the wanted kind")
+        # The shape of a batch: of picture and sound, each with a size of 0 where there is none.
+        shapes = [
+            (*(part["video"].shape[1:] if "video" in part else [0]), part["audio"].shape[2] if "audio" in part else 0)
+            for part in self.parts
+        ]
+        counts = [len(next(iter(part.values()))) for part in self.parts]
+        numbers = {shape: number for number, shape in enumerate(sorted(set(shapes)))}
+        groups = np.repeat([numbers[shape] for shape in shapes], counts)
+        self.shards = np.repeat(np.arange(len(counts)), counts)
+        self.rows = np.concatenate([np.arange(count) for count in counts])
+        sources = np.concatenate([_sources(part) for part in self.parts])
+        self.layout = Layout(groups, sources, self.shards, weights)
+        total = np.repeat([part["video"].shape[2] if "video" in part else 0 for part in self.parts], counts)
+        if not 0 <= latent_frames <= total.max():
+            raise InputError(f"latent_frames is 0 (all) or up to {total.max()}, not {latent_frames}")
+        rates = {"dropout": caption_dropout, "shorten": caption_shorten, "swap": caption_swap}
         self.choices = LatentChoices(
-            self.captions, self.video.shape[2], seed=seed, caption_dropout=caption_dropout, latent_frames=latent_frames
+            self.captions, total, self.layout, seed=seed, latent_frames=latent_frames, rates=rates
         )
 
     def __len__(self) -> int:
@@ -232,23 +297,55 @@ class LatentClips(Dataset):
 
     @property
     def size_bytes(self) -> int:
-        return self.video.nbytes + self.audio.nbytes
+        return sum(tensor.nbytes for part in self.parts for tensor in part.values())
+
+    @property
+    def video(self) -> Tensor:
+        """The video latents (N, C, t, h, w) of all clips, which must be of one shape."""
+        return torch.cat([part["video"] for part in self.parts])
+
+    @property
+    def audio(self) -> Tensor:
+        """The audio latents (N, C_a, L) of all clips, which must be of one shape."""
+        return torch.cat([part["audio"] for part in self.parts])
+
+    @property
+    def has_audio(self) -> Tensor:
+        return torch.cat([part["has_audio"] for part in self.parts])
 
     def to(self, device: torch.device) -> "LatentClips":
-        """Move the latents, which then can only be gathered there."""
-        self.video, self.audio, self.has_audio = (part.to(device) for part in (self.video, self.audio, self.has_audio))
+        """Move the latents, those of one shape together, which then can only be gathered there."""
+        joined: list[dict[str, Tensor]] = []
+        shards, rows = self.shards.copy(), self.rows.copy()
+        for number, group in enumerate(np.unique(self.layout.groups)):
+            members = np.flatnonzero(self.layout.groups == group)
+            parts = [self.parts[shard] for shard in np.unique(self.shards[members])]
+            joined.append({name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]})
+            shards[members], rows[members] = number, np.arange(len(members))
+        self.parts, self.shards, self.rows = joined, shards, rows
         return self
 
     def gather(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """A batch of ``choices``, its indices on the device of the latents, with the latents added."""
-        clips = choice["clips"]
+        """A batch of ``choices``, with the latents added, on the device where they lie."""
+        clips = np.array(choice["clips"])
         rest = {key: value for key, value in choice.items() if key != "clips"}
+        names = [name for name in ("video", "audio", "has_audio") if name in self.parts[self.shards[clips[0]]]]
+        batch = {name: self._rows(name, clips) for name in names}
         if "frames" in choice:
-            video = self.video[clips[:, None], :, choice["frames"]].transpose(1, 2)
-            return {**rest, "video": video.float()}
-        return {
-            **rest,
-            "video": self.video[clips].float(),
-            "audio": self.audio[clips].float(),
-            "has_audio": self.has_audio[clips],
-        }
+            frames = choice["frames"].to(batch["video"].device)
+            places = torch.arange(len(clips), device=frames.device)[:, None]
+            return {**rest, "video": batch["video"][places, :, frames].transpose(1, 2).float()}
+        batch |= {name: batch[name].float() for name in ("video", "audio") if name in batch}
+        return {**rest, **batch}
+
+    def _rows(self, name: str, clips: np.ndarray) -> Tensor:
+        shards = self.shards[clips]
+        if (shards == shards[0]).all():
+            part = self.parts[shards[0]][name]
+            return part[to_device(torch.from_numpy(self.rows[clips]), part.device)]
+        return torch.stack([self.parts[shard][name][row] for shard, row in zip(shards, self.rows[clips], strict=True)])
+
+
+def _sources(part: dict[str, Tensor]) -> np.ndarray:
+    """Caches of one source have no note of it."""
+    return part["sources"].numpy() if "sources" in part else np.zeros(len(part["video"]), np.int64)

@@ -2,42 +2,149 @@
 
 A dataset of this project takes a batch of keys ``(index, draw)`` and returns a whole batch; ``draw`` counts samples
 from the start of training, so everything random about a sample follows from (seed, draw). Resuming is starting at a
-later batch, and two processes see exactly the samples that one process with twice the batch would see.
+later batch, and two processes see exactly the samples that one process with twice the batch would see, unless each
+reads shards of its own.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from ..noise import seeded_uniform
+
+STEPS_AT_ONCE = 1024
+"""Batches whose choices are drawn together."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the clips of a dataset have to do with one another, as a number for each of N clips.
+
+    Clips of one group have one shape and may share a batch. Those of one source are drawn as often as its weight says,
+    all together. Those of one shard lie in one file, which one process should read.
+    """
+
+    groups: np.ndarray
+    sources: np.ndarray
+    shards: np.ndarray
+    weights: tuple[float, ...] | None = None
+    """Of the sources; None draws every clip as often as any other."""
+
+    @classmethod
+    def plain(cls, length: int) -> "Layout":
+        """One group, source and shard."""
+        zeros = np.zeros(length, np.int64)
+        return cls(zeros, zeros, zeros)
+
+    @classmethod
+    def of(cls, dataset: Any) -> "Layout":
+        """That of a dataset that has one, else the plain one."""
+        return getattr(dataset, "layout", None) or cls.plain(len(dataset))
+
 
 class KeyedBatches(Sampler[list[tuple[int, int]]]):
     """Yield lists of ``batch_size`` keys for one of ``world_size`` processes, without end.
 
-    Every clip comes once an epoch, in an order drawn anew for each epoch; batches run across epoch borders.
+    Every clip comes once an epoch, in an order drawn anew for each epoch; batches run across epoch borders. With a
+    layout of several groups or sources, each batch is of one group, the same in all processes, drawn as often as its
+    clips are; each sample's source is drawn by its weight; and the clips of one group and source have epochs of
+    their own. Where there are at least as many shards as processes, each process draws from its own shards only.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, start_batch: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        layout: Layout | None = None,
     ) -> None:
         if length < 1:
             raise ValueError("there are no clips to draw from")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.start_batch, self.rank, self.world_size = start_batch, rank, world_size
+        layout = layout or Layout.plain(length)
+        shards = np.unique(layout.shards)
+        self.has_own_shards = world_size > 1 and len(shards) >= world_size
+        own = np.isin(layout.shards, shards[rank::world_size]) if self.has_own_shards else np.ones(length, bool)
+        in_source = np.bincount(layout.sources)
+        weights = in_source if layout.weights is None else np.array(layout.weights)
+        pairs = np.stack([layout.groups, layout.sources], axis=1)
+        self.cells: list[np.ndarray] = []
+        """Indices of the clips of one group and source, of this process only."""
+        self.group_of_cell: list[int] = []
+        shares, own_shares = [], []
+        for group, source in np.unique(pairs, axis=0):
+            members = (layout.groups == group) & (layout.sources == source)
+            self.cells.append(np.flatnonzero(members & own))
+            self.group_of_cell.append(int(group))
+            shares.append(weights[source] * members.sum() / in_source[source])
+            own_shares.append(shares[-1] if len(self.cells[-1]) else 0.0)
+        self.shares, self.own_shares = np.array(shares, float), np.array(own_shares, float)
+        self.base = int(np.random.default_rng((seed, 2)).integers(2**61))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.arange(0)
-        position = (self.start_batch * self.world_size + self.rank) * self.batch_size
+        counts = np.zeros(len(self.cells), np.int64)
+        for start in range(0, self.start_batch, STEPS_AT_ONCE):
+            chosen = self._choose(start, min(STEPS_AT_ONCE, self.start_batch - start))
+            counts += np.bincount(chosen.ravel(), minlength=len(counts))
+        orders: dict[int, tuple[int, np.ndarray]] = {}
+        step = self.start_batch
+        # A process with its own shards counts only its own samples; else all count everybody's and take their part.
+        first = 0 if self.has_own_shards else self.rank * self.batch_size
         while True:
-            keys = []
-            for draw in range(position, position + self.batch_size):
-                if draw // self.length != epoch:
-                    epoch = draw // self.length
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                keys.append((int(order[draw % self.length]), draw))
-            yield keys
-            position += self.batch_size * self.world_size
+            for cells in self._choose(step, STEPS_AT_ONCE):
+                draw = (step * self.world_size + self.rank) * self.batch_size - first
+                keys = []
+                for place, cell in enumerate(cells):
+                    members = self.cells[cell]
+                    epoch, turn = divmod(int(counts[cell]), len(members))
+                    counts[cell] += 1
+                    if not first <= place < first + self.batch_size:
+                        continue
+                    if orders.get(cell, (-1,))[0] != epoch:
+                        seeds = (self.seed, epoch, int(cell)) if cell else (self.seed, epoch)
+                        orders[cell] = (epoch, np.random.default_rng(seeds).permutation(members))
+                    keys.append((int(orders[cell][1][turn]), draw + place))
+                yield keys
+                step += 1
+
+    def _choose(self, start: int, steps: int) -> np.ndarray:
+        """The cell of each sample (steps, samples) of some steps."""
+        samples = self.batch_size * (1 if self.has_own_shards else self.world_size)
+        if len(self.cells) == 1:
+            return np.zeros((steps, samples), np.int64)
+        groups = np.unique(self.group_of_cell)
+        member = np.array(self.group_of_cell)[None] == groups[:, None]  # (groups, cells)
+        # The group is the same in all processes, unless a process has none of it.
+        steps_drawn = self.base + np.arange(start, start + steps)
+        place, spare = (part[:, 0].numpy() for part in seeded_uniform(steps_drawn.tolist(), 1, stream=1))
+        group = _pick(member @ self.shares, place)
+        missing = (member @ self.own_shares)[group] <= 0
+        group[missing] = _pick(member @ self.own_shares, spare[missing])
+        first_draws = np.arange(start, start + steps) * self.world_size * self.batch_size
+        if self.has_own_shards:
+            first_draws += self.rank * self.batch_size
+        draws = self.base + first_draws[:, None] + np.arange(samples)
+        places = seeded_uniform(draws.ravel().tolist(), 1, stream=2)[0].numpy().reshape(draws.shape)
+        chosen = np.zeros(draws.shape, np.int64)
+        for number in range(len(groups)):
+            rows = group == number
+            chosen[rows] = _pick(member[number] * self.own_shares, places[rows])
+        return chosen
+
+
+def _pick(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Indices, drawn by weight."""
+    edges = np.cumsum(weights)
+    picked = np.searchsorted(edges, uniform * edges[-1], side="right")
+    return np.minimum(picked, np.flatnonzero(weights)[-1])
 
 
 class SeededBatches(Dataset):
@@ -49,3 +156,8 @@ class SeededBatches(Dataset):
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
         seeds = [int(np.random.default_rng((self.seed, draw, 1)).integers(2**62)) for _, draw in keys]
         return {**self.dataset[keys], "seeds": seeds}
+
+
+def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
+    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
+    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]

@@ -109,6 +109,12 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=NORM_EPS), scale)
 
 
+def block_flops(width: int, tokens: int) -> float:
+    """Of one joint block's forward pass: 2 a weight and token, and 4 a channel and pair of tokens."""
+    weights = (4 + 2 * 4) * width**2  # query, key, value, projection; two layers with 4 times the width between them
+    return 2.0 * tokens * weights + 4.0 * tokens**2 * width
+
+
 class TextBlock(nn.Module):
     """A pre-norm transformer block that lets the prompt's tokens read one another, in both directions."""
 

@@ -139,9 +139,10 @@ def vae_loss(
     terms = {"l1": difference.abs().mean(), "l2": squared}
     if getattr(weights, posterior.term):
         terms[posterior.term] = posterior.loss()
-    if weights.temporal and video.shape[2] > 1:
-        # The change of the error from frame to frame: what flickers.
-        terms["temporal"] = difference.diff(dim=2).abs().mean()
+    if weights.temporal:
+        # The change of the error from frame to frame: what flickers. An image has none.
+        change = difference.diff(dim=2).abs()
+        terms["temporal"] = change.mean() if video.shape[2] > 1 else change.sum()
     if weights.perceptual:
         frames = _draw_frames(video.shape[0], video.shape[2], weights.perceptual_frames, video.device, generator)
         terms["perceptual"] = perceptual_loss(_take(reconstruction, frames), _take(video, frames))

@@ -1,0 +1,331 @@
+"""Published pipelines' own classes, built with a few channels and random weights, and saved to a folder.
+
+``FAMILIES[name](folder)`` writes one; nothing is downloaded: the tokenizers know letters only.
+"""
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+LETTERS = string.ascii_letters + string.digits + string.punctuation + " "
+
+
+def t5_tokenizer() -> Any:
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
+    vocabulary = [(piece, -float(index)) for index, piece in enumerate(dict.fromkeys(pieces))]
+    return transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=64)
+
+
+def t5_encoder() -> Any:
+    config = transformers.T5Config(
+        vocab_size=128, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, is_encoder_decoder=False
+    )
+    return transformers.T5EncoderModel(config).eval()
+
+
+def byte_vocabulary(*special: str) -> dict[str, int]:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return {piece: index for index, piece in enumerate([*special, *sorted(ByteLevel.alphabet())])}
+
+
+def qwen_tokenizer() -> Any:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer = transformers.Qwen2Tokenizer(vocab=byte_vocabulary(*special), merges=[], model_max_length=4096)
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}<|im_end|>\n{% endfor %}"
+    )
+    return tokenizer
+
+
+def wan_vae() -> Any:
+    return diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
+def ltx_video() -> Any:
+    channels, layers, off = (8, 8, 8, 8), (1, 1, 1, 1, 1), (False, False, False, False)
+    scaling = (True, True, False, False)
+    return diffusers.LTXPipeline(
+        transformer=diffusers.LTXVideoTransformer3DModel(
+            in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
+            num_layers=1, caption_channels=32,
+        ),
+        vae=diffusers.AutoencoderKLLTXVideo(
+            latent_channels=8, block_out_channels=channels, decoder_block_out_channels=channels,
+            layers_per_block=layers, decoder_layers_per_block=layers, spatio_temporal_scaling=scaling,
+            decoder_spatio_temporal_scaling=scaling, decoder_inject_noise=(*off, False), upsample_residual=off,
+            upsample_factor=(1, 1, 1, 1), patch_size=1, patch_size_t=1,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def ltx2() -> Any:
+    """Its spectrograms are of 16 kHz, its waveforms of 24 kHz."""
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+
+    text = {
+        "vocab_size": 512, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=500, eoi_token_index=501,
+        image_token_index=502,
+    )  # fmt: skip
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(letters))}
+    return diffusers.LTX2Pipeline(
+        transformer=diffusers.LTX2VideoTransformer3DModel(
+            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+            audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4,
+            audio_cross_attention_dim=8, num_layers=29, caption_channels=16, rope_double_precision=False,
+            rope_type="split",
+        ),
+        connectors=LTX2TextConnectors(
+            caption_channels=16, text_proj_in_factor=3, video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=8, video_connector_num_layers=1,
+            video_connector_num_learnable_registers=None, audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=8, audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=None, connector_rope_base_seq_len=32, rope_theta=10000.0,
+            rope_double_precision=False, causal_temporal_positioning=False, rope_type="split",
+        ),
+        vae=diffusers.AutoencoderKLLTX2Video(
+            latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,), layers_per_block=(1,),
+            decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,),
+            decoder_inject_noise=(False, False), downsample_type=("spatial",), upsample_residual=(False,),
+            upsample_factor=(1,), patch_size=1, patch_size_t=1, decoder_causal=False,
+        ),
+        audio_vae=diffusers.AutoencoderKLLTX2Audio(
+            base_channels=4, output_channels=2, ch_mult=(1,), num_res_blocks=1, attn_resolutions=None, in_channels=2,
+            resolution=32, latent_channels=2, norm_type="pixel", causality_axis="height", mid_block_add_attention=False,
+            sample_rate=16000, mel_hop_length=160, is_causal=True, mel_bins=8,
+        ),
+        vocoder=LTX2Vocoder(
+            in_channels=16, hidden_channels=64, out_channels=2, upsample_kernel_sizes=[16, 15, 8, 4],
+            upsample_factors=[6, 5, 4, 2], resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]],
+            output_sampling_rate=24000,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=transformers.Gemma3ForConditionalGeneration(config).eval(),
+        tokenizer=transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64),
+    )  # fmt: skip
+
+
+def wan() -> Any:
+    return diffusers.WanPipeline(
+        transformer=diffusers.WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
+            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        ),
+        vae=wan_vae(),
+        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def wan22() -> Any:
+    """Two transformers, of which the second takes the less noisy steps."""
+    first = wan()
+    torch.manual_seed(1)
+    other = diffusers.WanTransformer3DModel.from_config(first.transformer.config)
+    return diffusers.WanPipeline(**(first.components | {"transformer_2": other}), boundary_ratio=0.875)
+
+
+def wan_i2v() -> Any:
+    """Wan 2.2's: the picture comes as latents beside the noise, without an image encoder."""
+    return diffusers.WanImageToVideoPipeline(
+        transformer=diffusers.WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16, text_dim=32, freq_dim=256,
+            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        ),
+        vae=wan_vae(),
+        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+        image_encoder=None,
+        image_processor=None,
+    )  # fmt: skip
+
+
+def cogvideox() -> Any:
+    channels = (8, 8, 8, 8)
+    return diffusers.CogVideoXPipeline(
+        transformer=diffusers.CogVideoXTransformer3DModel(
+            num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=2,
+            text_embed_dim=32, num_layers=1, sample_width=8, sample_height=8, sample_frames=9, patch_size=2,
+            temporal_compression_ratio=4, max_text_seq_length=226,
+        ),
+        vae=diffusers.AutoencoderKLCogVideoX(
+            down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+            block_out_channels=channels, latent_channels=4, layers_per_block=1, norm_num_groups=2,
+        ),
+        scheduler=diffusers.CogVideoXDDIMScheduler(),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def mochi() -> Any:
+    return diffusers.MochiPipeline(
+        transformer=diffusers.MochiTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=16, in_channels=12,
+            text_embed_dim=32, time_embed_dim=4, max_sequence_length=16,
+        ),
+        vae=diffusers.AutoencoderKLMochi(
+            latent_channels=12, encoder_block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32), layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def hunyuan_video() -> Any:
+    clip_special = ("<|startoftext|>", "<|endoftext|>")
+    llama = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=37, num_attention_heads=4, num_hidden_layers=3, vocab_size=300,
+        pad_token_id=2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    clip = transformers.CLIPTextConfig(
+        hidden_size=8, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2, vocab_size=300,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    vocabulary = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
+    tokenizer = transformers.LlamaTokenizer(
+        vocab={piece: index for index, piece in enumerate(dict.fromkeys(vocabulary))}, merges=[], pad_token="</s>"
+    )
+    return diffusers.HunyuanVideoPipeline(
+        transformer=diffusers.HunyuanVideoTransformer3DModel(
+            in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
+            num_single_layers=1, num_refiner_layers=1, patch_size=1, text_embed_dim=16, pooled_projection_dim=8,
+            rope_axes_dim=(2, 4, 4),
+        ),
+        vae=diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder=transformers.LlamaModel(llama).eval(),
+        tokenizer=tokenizer,
+        text_encoder_2=transformers.CLIPTextModel(clip).eval(),
+        tokenizer_2=transformers.CLIPTokenizer(vocab=byte_vocabulary(*clip_special), merges=[], model_max_length=77),
+    )  # fmt: skip
+
+
+def hunyuan_video15() -> Any:
+    qwen = transformers.Qwen2_5_VLTextConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=512, rope_scaling={"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    t5 = transformers.T5Config(vocab_size=400, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+    return diffusers.HunyuanVideo15Pipeline(
+        transformer=diffusers.HunyuanVideo15Transformer3DModel(
+            in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+            num_refiner_layers=1, mlp_ratio=2.0, patch_size=1, patch_size_t=1, text_embed_dim=16, text_embed_2_dim=32,
+            image_embed_dim=12, rope_axes_dim=(2, 2, 4), target_size=16, task_type="t2v",
+        ),
+        vae=diffusers.AutoencoderKLHunyuanVideo15(
+            latent_channels=4, block_out_channels=(16, 16), layers_per_block=1, spatial_compression_ratio=4,
+            temporal_compression_ratio=2, downsample_match_channel=False, upsample_match_channel=False,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder=transformers.Qwen2_5_VLTextModel(qwen).eval(),
+        tokenizer=qwen_tokenizer(),
+        text_encoder_2=transformers.T5EncoderModel(t5).eval(),
+        tokenizer_2=transformers.ByT5Tokenizer(),
+        guider=diffusers.ClassifierFreeGuidance(guidance_scale=6.0),
+    )  # fmt: skip
+
+
+def kandinsky6() -> Any:
+    """The published one has a processor around its tokenizer, which would need torchvision."""
+    from diffusers.pipelines.kandinsky6 import Kandinsky6TI2VAPipeline
+
+    qwen = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": 512,
+            "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16},
+    )  # fmt: skip
+    clip = transformers.CLIPTextConfig(
+        hidden_size=8, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2, vocab_size=300,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    clip_special = ("<|startoftext|>", "<|endoftext|>")
+    return Kandinsky6TI2VAPipeline(
+        transformer=diffusers.Kandinsky6Transformer3DModel(
+            in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, patch_size=(1, 2, 2),
+            model_dim=16, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 2, 2), visual_cond=True,
+            in_audio_dim=4, out_audio_dim=4, visual_token_type_num_embeddings=2,
+        ),
+        vae=diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        ),
+        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(qwen).eval(),
+        tokenizer=qwen_tokenizer(),
+        text_encoder_2=transformers.CLIPTextModel(clip).eval(),
+        tokenizer_2=transformers.CLIPTokenizer(vocab=byte_vocabulary(*clip_special), merges=[], model_max_length=77),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        audio_vae=diffusers.MMAudioVAE(
+            mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 1, 1), layers_per_block=1,
+            sample_rate=44100, n_fft=64, hop_length=512,
+        ),
+        vocoder=diffusers.MMAudioVocoder(
+            num_mels=8, upsample_initial_channel=64, resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3, 5),),
+        ),
+    )  # fmt: skip
+
+
+def cosmos3() -> Any:
+    """Without its safety checker, which is a package of its own."""
+    return diffusers.Cosmos3OmniPipeline(
+        transformer=diffusers.Cosmos3OmniTransformer(
+            head_dim=6, hidden_act="relu2", hidden_size=6, intermediate_size=12, latent_channel=16,
+            latent_patch_size=1, num_attention_heads=1, num_hidden_layers=1, num_key_value_heads=1,
+            patch_latent_dim=16, qk_norm_for_text=False, rope_axes_dim=[1, 1, 1], vocab_size=512, sound_gen=True,
+            sound_dim=4, sound_latent_fps=25.0,
+        ),
+        vae=wan_vae(),
+        text_tokenizer=qwen_tokenizer(),
+        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        sound_tokenizer=diffusers.Cosmos3AVAEAudioTokenizer(
+            sampling_rate=16000, hop_size=640, input_channels=1, stereo=True, enc_dim=4, enc_num_blocks=1, enc_n_fft=8,
+            enc_hop_length=2, enc_latent_dim=8, enc_c_mults=(1, 1), enc_strides=(20, 32), vocoder_input_dim=4,
+            dec_dim=4, dec_c_mults=(1, 2), dec_strides=(32, 20), dec_out_channels=2,
+        ),
+        enable_safety_checker=False,
+    )  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "ltx": ltx_video, "ltx2": ltx2, "wan": wan, "wan22": wan22, "wan_i2v": wan_i2v, "cogvideox": cogvideox,
+    "mochi": mochi, "hunyuan_video": hunyuan_video, "hunyuan_video15": hunyuan_video15, "kandinsky6": kandinsky6,
+    "cosmos3": cosmos3,
+}  # fmt: skip
+
+
+def save(family: str, folder: Path) -> Path:
+    """Build the family's pipeline with the same weights each time, and save it."""
+    torch.manual_seed(0)
+    pipeline = FAMILIES[family]()
+    pipeline.save_pretrained(folder)
+    return folder
