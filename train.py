@@ -16,7 +16,6 @@ sample.py --model.
 """
 
 import argparse
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -36,15 +35,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
-from vidgen import checkpoint, cli, config
-from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
+from vidgen import checkpoint, cli, config, parallel
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches, held_back_keys
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
-from vidgen.muon import Muon
 from vidgen.noise import to_device
-from vidgen.progress import Allowance, Log, Unread, is_any
+from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
+from vidgen.progress import Allowance, Log, Unread, Work, by_level, measured_peak_flops_per_s
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
+from vidgen.trackers import TRACKERS, open_trackers
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "vae3d": vae_stage,
@@ -82,6 +82,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--text", default=str(SHIPPED_MODEL / "text_encoder"), help="dit: text encoder, a folder or a hub id"
     )
+    parser.add_argument(
+        "--validation", type=Path, help="clips as in --data, never trained on; decide the best checkpoint"
+    )
+    parser.add_argument(
+        "--score-every", type=int, metavar="STEPS", help="FVD, sound distance, sync against --validation"
+    )
+    parser.add_argument("--log-with", nargs="+", choices=TRACKERS, help="show the run there (default: tensorboard)")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="of one device, for the MFU (default: as measured at the start)"
+    )
     parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
     args = parser.parse_args()
     for key in ("lora_rank", "lora_alpha"):
@@ -105,12 +115,11 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # what autocast leaves in float32
     torch.manual_seed(settings.seed)  # initial weights
     stage = STAGES[args.stage](args, settings, accelerator)
+    record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
     if accelerator.is_main_process:
         args.output.mkdir(parents=True, exist_ok=True)
-        record = {"stage": args.stage, "preset": args.config, **dataclasses.asdict(settings)}
         (args.output / "config.json").write_text(json.dumps(record, indent=1) + "\n")
-    stop_at = None if args.stop_after is None else started + args.stop_after
-    train(stage, settings, accelerator, args.output, stop_at, args.spend)
+    train(stage, settings, accelerator, args, record, started)
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------
@@ -131,39 +140,60 @@ def train(
     stage: Stage,
     settings: config.TrainConfig,
     accelerator: Accelerator,
-    output: Path,
-    stop_at: float | None = None,
-    spend_s: float | None = None,
+    args: argparse.Namespace,
+    record: dict[str, Any],
+    started: float,
 ) -> None:
-    """Train until the settings' number of steps, or ``stop_at`` (of ``time.perf_counter``); then the model, or a
-    checkpoint to go on from."""
+    """Train until the settings' number of steps, or ``--stop-after``; then the model, or a checkpoint to go on from."""
+    output, leads = args.output, accelerator.is_main_process
     model = stage.model.to(accelerator.device).train()
-    average = copy.deepcopy(model).requires_grad_(False).eval()
+    if settings.gradient_checkpointing:
+        if not getattr(model, "_supports_gradient_checkpointing", False):
+            raise InputError("gradient_checkpointing is for the stages dit and distill")
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
+    # What is frozen is the same in the average, and is not copied.
+    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    average = copy.deepcopy(model, dict(frozen)).requires_grad_(False).eval()
+    sharded = parallel.is_sharded(settings, accelerator)
+    if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
+        raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
+    bones = parallel.skeleton(average) if sharded else None
+    if sharded:
+        if not hasattr(model, "_no_split_modules") or stage.discriminator is not None:
+            raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
+        parallel.shard(model, accelerator)
+        parallel.shard(average, accelerator)
     modules = {"model": model, "average": average}
     optimizers = make_optimizers(model, settings)
     if stage.discriminator is not None:
         modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
-    step = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
-    allowance = Allowance(spend_s, output, settings.cooldown, step)
+    step, notes = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
+    clips_a_batch = settings.batch_size * accelerator.num_processes
+    clips_a_step = clips_a_batch * settings.accumulate
+    clips_seen = notes.get("clips_seen", step * clips_a_step)  # by however many processes
+    allowance = Allowance(args.spend, output, settings.cooldown, step)
     if settings.compile:
         for block in (
             child for child in model.modules() if type(child).__name__ in getattr(model, "_repeated_blocks", ())
         ):
             block.compile()
-    loss_module = accelerator.prepare_model(LossModule(model, stage.loss))
+    loss_module: nn.Module = LossModule(model, stage.loss)
+    if not sharded:
+        loss_module = accelerator.prepare_model(loss_module)
     adversary = None
     if stage.discriminator is not None and stage.discriminator_loss is not None:
         adversary = accelerator.prepare_model(LossModule(stage.discriminator, stage.discriminator_loss))
 
-    batches = iterate(stage.dataset, settings, accelerator, step * settings.accumulate)
-    log = Log(
-        output, accelerator.is_main_process, settings.log_every, step, settings.steps if allowance.decided else None
-    )
+    batches = iterate(stage.dataset, settings, accelerator, clips_seen // clips_a_batch)
+    trackers = open_trackers(args.log_with, output, record, step) if leads else []
+    steps_known = settings.steps if allowance.decided else None
+    log = Log(output, leads, settings.log_every, step, steps_known, work(stage, args, accelerator), trackers)
     terminated = threading.Event()  # as schedulers announce that they are about to kill the job
     handler_before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    unread = Unread(settings, output)
-    while step < (settings := allowance.apply(settings, step, accelerator)).steps:
+    unread = Unread(settings, output, accelerator)
+    ending, settling = parallel.Meeting(accelerator), parallel.Meeting(accelerator)
+    while step < (settings := allowance.apply(settings, step, settling)).steps:
         for optimizer in optimizers.values():
             set_learning_rate(optimizer, settings, step)
             optimizer.zero_grad(set_to_none=True)
@@ -171,47 +201,62 @@ def train(
         micro_batches = list(itertools.islice(batches, settings.accumulate))
         wait_s = time.perf_counter() - seconds
         loss, parts = backward(loss_module, micro_batches, accelerator)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        norm = parallel.clip_gradients(model, settings.clip_norm)
         if adversary is not None:
             adversary.zero_grad(set_to_none=True)
             adversary_loss, _ = backward(adversary, micro_batches, accelerator)
-            accelerator.clip_grad_norm_(adversary.parameters(), settings.clip_norm)
+            parallel.clip_gradients(adversary, settings.clip_norm)
             parts["discriminator"] = adversary_loss
         for optimizer in optimizers.values():
             optimizer.step()
         step += 1
+        clips_seen += clips_a_step
         update_average(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
 
-        clips = settings.batch_size * settings.accumulate * accelerator.num_processes
-        unread.add(step, {"loss": loss, **parts, "gradient_norm": norm}, {"clips": clips, "wait_s": wait_s})
-        time_is_up = stop_at is not None and time.perf_counter() > stop_at
-        stop = is_any(time_is_up or terminated.is_set(), accelerator)
+        unread.add(step, {"loss": loss, **parts, "gradient_norm": norm}, {"clips": clips_a_step, "wait_s": wait_s})
+        time_is_up = args.stop_after is not None and time.perf_counter() > started + args.stop_after
+        stop = ending.is_any(step, time_is_up or terminated.is_set())
         due = step % settings.checkpoint_every == 0 or step == settings.steps or stop
         if due or step % settings.log_every == 0:
             for number, values in unread.read():
                 log.step(number, values, settings.steps if allowance.decided else None)
-        if accelerator.is_main_process and due:
-            checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints)
-            allowance.note(step)
-        if accelerator.is_main_process and (step % settings.sample_every == 0 or step == settings.steps):
+        if due:
+            notes = {"clips_seen": clips_seen}
+            if stage.validation is not None and not stop:
+                seconds = time.perf_counter()
+                values = validate(stage, average, settings, accelerator)
+                notes["validation"] = values["loss"]
+                log.aside("validation", step, values, time.perf_counter() - seconds)
+            if leads or sharded:
+                checkpoint.save(output / "checkpoints", step, modules, optimizers, settings.keep_checkpoints, notes)
+            if leads:
+                allowance.note(step)
+        if (leads or sharded) and (step % settings.sample_every == 0 or step == settings.steps):
+            seconds = time.perf_counter()
             sheet = output / "samples" / f"step-{step:07d}.png"
             stage.sheet(average, sheet)
-            log.samples(step, measure_sheet(sheet))
-        accelerator.wait_for_everyone()
+            if leads:
+                log.aside("samples", step, measure_sheet(sheet), time.perf_counter() - seconds)
+        if leads and args.score_every and step % args.score_every == 0:
+            seconds = time.perf_counter()
+            values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")
+            log.aside("scores", step, values, time.perf_counter() - seconds)
         if stop:
             break
     signal.signal(signal.SIGTERM, handler_before)
     log.close()
-    if accelerator.is_main_process and step < settings.steps:
+    finished = parallel.gathered(average, bones, leads) if bones is not None and step == settings.steps else average
+    if leads and step < settings.steps:
         aim = settings.steps if allowance.decided else "as many as time allows"
         print(f"stopped at step {step} of {aim}: run the same command again to go on")
-    elif accelerator.is_main_process:
-        finished = output / "model.part"
-        shutil.rmtree(finished, ignore_errors=True)
-        stage.finish(average, finished, step)
+    elif leads:
+        part = output / "model.part"
+        shutil.rmtree(part, ignore_errors=True)
+        stage.finish(finished, part, step)
         shutil.rmtree(output / "model", ignore_errors=True)
-        finished.rename(output / "model")
+        part.rename(output / "model")
         print(f"saved {output / 'model'}")
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
@@ -236,72 +281,69 @@ def iterate(
         pin_memory=accelerator.device.type == "cuda" and settings.workers > 0,  # without workers, pictures are there
     )
     for batch in loader:
-        yield {
-            key: to_device(value, accelerator.device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        yield on_device(batch, accelerator.device)
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: to_device(value, device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 def backward(
     loss_module: nn.Module, micro_batches: list[dict[str, Any]], accelerator: Accelerator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Accumulate gradients over the micro-batches; the loss and its parts, averaged over them and the processes."""
+    """Accumulate gradients over the micro-batches; the loss and its parts, averaged over them, of this process."""
     totals: dict[str, Tensor] = {}
     for number, batch in enumerate(micro_batches):
-        last = number == len(micro_batches) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(loss_module), accelerator.autocast():
+        is_last = number == len(micro_batches) - 1
+        with parallel.accumulating(loss_module, accelerator, is_last), accelerator.autocast():
             loss, parts = loss_module(batch)
             accelerator.backward(loss / len(micro_batches))
         batch.update({key: parts.pop(key) for key in list(parts) if parts[key].ndim})
         for key, value in {"loss": loss, **parts}.items():
             totals[key] = totals.get(key, torch.zeros((), device=loss.device)) + value.detach() / len(micro_batches)
-    totals = {key: accelerator.reduce(value, reduction="mean") for key, value in totals.items()}
     return totals.pop("loss"), totals
 
 
-def make_optimizers(model: nn.Module, settings: config.TrainConfig) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
-
-    Muon: Jordan et al. 2024; its step is scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that
-    one learning rate serves both.
-    """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if settings.optimizer == "adamw":
-        return {"adamw": adamw(parameters.values(), settings)}
-    if settings.optimizer != "muon":
-        raise InputError(f"optimizer is 'adamw' or 'muon', not {settings.optimizer!r}")
-    matrices = [p for name, p in parameters.items() if p.ndim == 2 and "blocks." in name and min(p.shape) >= 32]
-    if not matrices:
-        return {"adamw": adamw(parameters.values(), settings)}
-    chosen = {id(p) for p in matrices}
-    muon = Muon(matrices, settings.learning_rate, settings.weight_decay)
-    return {"muon": muon, "adamw": adamw([p for p in parameters.values() if id(p) not in chosen], settings)}
-
-
-def adamw(parameters: Any, settings: config.TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels, none on vectors."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, settings: config.TrainConfig, step: int) -> None:
-    """Linear warm-up, a plateau, linear fall to zero over the last ``cooldown`` of the steps."""
-    rise = (step + 1) / max(1, settings.warmup_steps)
-    fall = (settings.steps - step) / max(1.0, settings.cooldown * settings.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * min(1.0, rise, fall)
-
-
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of the weights; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for old, new in zip(average.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+def validate(
+    stage: Stage, average: nn.Module, settings: config.TrainConfig, accelerator: Accelerator
+) -> dict[str, float]:
+    """Mean loss and parts of the averaged weights on clips that are never trained on, with the same noise each time.
+
+    Processes share the batches out; where these do not divide evenly, some see one again, which does not count.
+    """
+    clips = SeededBatches(stage.validation, settings.seed)  # type: ignore[arg-type]
+    keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
+    groups = [keys[start : start + settings.batch_size] for start in range(0, len(keys), settings.batch_size)]
+    totals: dict[str, Tensor] = {}
+    for turn in range(0, len(groups), accelerator.num_processes):
+        place = turn + accelerator.process_index
+        group = groups[place % len(groups)]
+        share = len(group) / len(keys) if place < len(groups) else 0.0
+        with accelerator.autocast():
+            loss, parts = stage.loss(average, on_device(clips[group], accelerator.device))
+        for key, value in {"loss": loss, **parts}.items():
+            if value.ndim == 0:
+                totals[key] = totals.get(key, 0) + share * value.float()
+    sums = accelerator.reduce(torch.stack(list(totals.values())), reduction="sum").tolist()
+    return by_level(dict(zip(totals, sums, strict=True)))
+
+
+def score(stage: Stage, average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
+    """FVD, its like for sound, and sync of clips made from the captions of those that are never trained on."""
+    from eval import in_training
+
+    prompts = [wordings[0] for wordings in stage.validation.captions if wordings and wordings[0].strip()]  # type: ignore[union-attr]
+    return in_training.score(stage.pipeline(average), prompts, real, folder)  # type: ignore[misc]
+
+
+def work(stage: Stage, args: argparse.Namespace, accelerator: Accelerator) -> Work:
+    """What a clip takes to train, and the rate that the devices could reach: as stated, else as measured."""
+    if not stage.flops or not accelerator.is_main_process:
+        return Work()
+    is_bf16 = accelerator.mixed_precision == "bf16" and accelerator.device.type != "cpu"
+    peak = args.peak_tflops * 1e12 if args.peak_tflops else measured_peak_flops_per_s(accelerator.device, is_bf16)
+    return Work(stage.tokens, stage.flops, peak * accelerator.num_processes)
 
 
 if __name__ == "__main__":

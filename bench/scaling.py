@@ -16,6 +16,7 @@ from vidgen import config
 from vidgen.cli import run
 from vidgen.clip import ClipSpec
 from vidgen.config import DiTConfig
+from vidgen.dit.blocks import block_flops
 from vidgen.dit.model import JointDiT
 from vidgen.errors import InputError
 from vidgen.stages import clip_spec
@@ -112,10 +113,8 @@ def clip_tokens(settings: DiTConfig, spec: ClipSpec) -> int:
 
 
 def forward_flops(settings: DiTConfig, tokens: int) -> float:
-    """Of the blocks, in which nearly all is spent: 2 a weight and token, and 4 a channel and pair of tokens."""
-    width = settings.model_width
-    weights = (4 + 2 * 4) * width**2  # query, key, value, projection; two layers with 4 times the width between them
-    return settings.depth * (2.0 * tokens * weights + 4.0 * tokens**2 * width)
+    """Of the blocks, in which nearly all is spent."""
+    return settings.depth * block_flops(settings.model_width, tokens)
 
 
 def attention_share(settings: DiTConfig) -> float:

@@ -95,7 +95,7 @@ def folder_features(files: list[Path], extractor: Extractor) -> tuple[Features, 
     """Features of all clips that give some, and a line for each that does not.
 
     Raises:
-        InputError: fewer than two clips gave features, or one gave values that are not finite.
+        InputError: fewer than two clips gave features.
     """
     rows, failures = [], []
     for path in tqdm(files, desc=extractor.name.split()[0], unit="clip", disable=None):
@@ -113,13 +113,15 @@ def clip_features(path: Path, extractor: Extractor) -> np.ndarray:
     """(d,) float32, from the cache if a file of the same content has been there before with the same extractor.
 
     Raises:
-        InputError: the clip cannot be read or is none for this extractor.
+        InputError: the clip cannot be read, is none for this extractor, or gives values that are not finite.
     """
     cached = kept_at("features", sha256(path), extractor.name, extractor.preprocessing, suffix=".npy")
     if cached.is_file():
         return np.load(cached, allow_pickle=False)
     clip = read_clip(path, sample_rate_hz=extractor.sound_rate_hz, max_frames=extractor.max_frames)
     features = extractor.features(clip)
+    if not np.isfinite(features).all():
+        raise InputError(f"{extractor.name.split()[0]} gave values that are not finite numbers")
     with replacing(cached) as temporary:
         np.save(temporary, features, allow_pickle=False)
     return features

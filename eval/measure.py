@@ -19,8 +19,9 @@ from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import Clip, read_clip
 
-from . import motion, networks, quality, sync, tabletop, verifier
+from . import impacts, motion, networks, physical, quality, sound, subject, sync, tabletop, verifier
 from .cache import code_sha256, kept_at, sha256
+from .fetch import weights_path
 from .tabletop import Observation
 from .verifier import Seen, Verifier
 from .workers import spread
@@ -33,7 +34,10 @@ class Measure:
     name: str
     version: str
     """Of the code and of the weights: what is kept under another version is not used."""
-    compute: Callable[[Path, Clip], Any]
+    compute: Callable[..., Any]
+    """Of (path, clip), or (path, clip, prompt)."""
+    with_prompt: bool = False
+    """Whether it takes the prompt, too."""
 
 
 @dataclass
@@ -66,24 +70,57 @@ def tabletop_measure(weights: Path, blur_px: float = 0.0) -> Measure:
         InputError: the instrument's weights are missing or damaged.
     """
     load_verifier(weights)
-    code = code_sha256(tabletop, verifier, networks, onsets, media)
+    code = code_sha256(tabletop, verifier, networks, impacts, sound, onsets, media)
     version = f"{code} {verifier_sha256(weights)} blur {blur_px:g}"
     return Measure("tabletop", version, partial(_observed, weights=weights, blur_px=blur_px))
 
 
-def measure_files(paths: Sequence[Path], measures: Sequence[Measure], workers: int = 1) -> list[Measured]:
-    """Everything about every file, in their order. What cannot be measured is a failure, with its reason."""
-    return list(spread(partial(measure_file, measures=measures), paths, workers, "measured"))
+def physical_measure(weights: Path) -> Measure:
+    """Whether bodies stay themselves, stay there, and keep to the floor: see ``physical.measure``.
+
+    Raises:
+        InputError: the instrument's weights are missing or damaged.
+    """
+    load_verifier(weights)
+    version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)}"
+    return Measure("physical", version, partial(_physical, weights=weights))
 
 
-def measure_file(path: Path, measures: Sequence[Measure]) -> Measured:
+def subject_measure() -> Measure:
+    """Whether what a clip shows stays the same, by an image network: see ``subject.measure``.
+
+    Raises:
+        InputError: the network's weights have not been fetched; the message says how.
+    """
+    weights = sha256(weights_path("efficientnet"))
+    return Measure("subject", f"{code_sha256(subject, media)} {weights}", _subject)
+
+
+def measure_files(
+    paths: Sequence[Path], measures: Sequence[Measure], workers: int = 1, prompts: Sequence[str] | None = None
+) -> list[Measured]:
+    """Everything about every file, in their order. What cannot be measured is a failure, with its reason.
+
+    Args:
+        prompts: what each was made for, for measures that take it.
+    """
+    jobs = list(zip(paths, prompts if prompts is not None else [""] * len(paths), strict=True))
+    return list(spread(partial(_measure_job, measures=measures), jobs, workers, "measured"))
+
+
+def _measure_job(job: tuple[Path, str], measures: Sequence[Measure]) -> Measured:
+    return measure_file(job[0], measures, job[1])
+
+
+def measure_file(path: Path, measures: Sequence[Measure], prompt: str = "") -> Measured:
     """Everything about one file; only what is not kept from an earlier time is computed."""
     if not path.is_file():
         return Measured(failures={"file": "not there"})
     measured = Measured(sha256(path))
     clip: Clip | None = None
     for measure in measures:
-        kept = kept_at("measures", measured.sha256 or "", measure.name, measure.version, suffix=".json")
+        told = (prompt,) if measure.with_prompt else ()
+        kept = kept_at("measures", measured.sha256 or "", measure.name, measure.version, *told, suffix=".json")
         if kept.is_file():
             measured.values[measure.name] = json.loads(kept.read_text(encoding="utf-8"))
             continue
@@ -94,7 +131,7 @@ def measure_file(path: Path, measures: Sequence[Measure]) -> Measured:
                 measured.failures["file"] = str(error)
                 return measured
         try:
-            text = json.dumps(_plain(measure.compute(path, clip)))
+            text = json.dumps(_plain(measure.compute(path, clip, *told)))
         except InputError as error:
             measured.failures[measure.name] = str(error)
             continue
@@ -142,12 +179,25 @@ def load_verifier(weights: Path) -> Verifier:
 
 @lru_cache(maxsize=1)
 def verifier_sha256(weights: Path) -> str:
-    return sha256(weights / "model.safetensors")
+    return verifier.weights_sha256(weights)
 
 
 def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observation:
     frames = blurred(clip.frames, blur_px)
     return tabletop.observe(load_verifier(weights), frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
+
+
+def _physical(path: Path, clip: Clip, weights: Path) -> dict[str, float | None]:
+    return physical.measure(load_verifier(weights), clip.frames, float(clip.frame_rate))
+
+
+def _subject(path: Path, clip: Clip) -> dict[str, float | None]:
+    return subject.measure(_image_net(), clip.frames)
+
+
+@lru_cache(maxsize=1)
+def _image_net() -> subject.EfficientNetLite0:
+    return subject.load()
 
 
 def blurred(frames: np.ndarray, sigma_px: float) -> np.ndarray:

@@ -90,7 +90,7 @@ class MotionReader(nn.Module):
     """Tracks (B, K, TRACK_FEATURES, T), absent ones all zero -> what happens.
 
     Returns ``action`` (B, 7) and ``direction`` (B, 2) logits, ``main`` (B, K) logits of being the body that acts,
-    ``size`` (B, K, 2) logits for each body, ``impact`` (B, T) logits of an impact at each frame.
+    ``size`` (B, K, 2) logits for each body.
     """
 
     def __init__(self, width: int = 48):
@@ -99,7 +99,6 @@ class MotionReader(nn.Module):
         reaches = (1, 2, 4, 8)
         self.own = nn.ModuleList(nn.Conv1d(width, width, 3, padding=reach, dilation=reach) for reach in reaches)
         self.others = nn.ModuleList(nn.Conv1d(width, width, 3, padding=reach, dilation=reach) for reach in reaches)
-        self.impact = nn.Conv1d(width, 1, 3, padding=1)
         self.body = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1 + len(SIZES)))
         self.verdict = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Linear(width, len(ACTIONS) + 2))
 
@@ -120,8 +119,54 @@ class MotionReader(nn.Module):
             "direction": verdict[:, len(ACTIONS) :],
             "main": main,
             "size": body[..., 1:],
-            "impact": self.impact(x.amax(1))[:, 0],
         }
+
+
+class ImpactReader(nn.Module):
+    """Tracks (B, K, TRACK_FEATURES, T), absent ones all zero -> (B, K, T) logits of each body being struck in a frame.
+
+    A blow is a kink in a track. So each body is read by itself, with its acceleration and its way to the nearest
+    other body, which tells a blow from another body from an error of the track.
+    """
+
+    INPUTS = TRACK_FEATURES + 5
+    REACHES = (1, 1, 2, 4, 1)
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        self.first = nn.Conv1d(self.INPUTS, width, 5, padding=2)
+        self.own = nn.ModuleList(
+            nn.Conv1d(width, width, 5, padding=2 * reach, dilation=reach) for reach in self.REACHES
+        )
+        self.impact = nn.Conv1d(width, 1, 3, padding=1)
+
+    @staticmethod
+    def inputs(tracks: Tensor) -> Tensor:
+        """(B, K, INPUTS, T): the tracks, the change of the step, and x, y and distance to the nearest other body.
+
+        The way is in half pictures, the distance in sums of the two half sizes; 0, 0, 0 where there is no other body.
+        """
+        there = tracks.abs().amax((2, 3)) > 0  # (B, K)
+        step = tracks[:, :, 3:5]
+        bend = 3 * (torch.cat([step[..., 1:], step[..., -1:]], 3) - step)
+        place, extent = tracks[:, :, 1:3], 16 / (PICTURE / 2) * tracks[:, :, 5].exp()
+        way = place[:, None] - place[:, :, None]  # (B, K, K, 2, T), from the first body to the second
+        apart = way.norm(dim=3) / (extent[:, None] + extent[:, :, None])
+        alone = ~(there[:, None] & there[:, :, None]) | torch.eye(tracks.shape[1], dtype=torch.bool)
+        apart = apart.masked_fill(alone[..., None], torch.inf)
+        nearest, which = apart.min(2)  # (B, K, T)
+        to_it = way.gather(2, which[:, :, None, None].expand(-1, -1, 1, 2, -1))[:, :, 0]
+        company = torch.cat([to_it, nearest.clamp(max=4)[:, :, None]], 2)
+        return torch.cat([tracks, bend, company * nearest.isfinite()[:, :, None]], 2)
+
+    def forward(self, tracks: Tensor) -> Tensor:
+        there = tracks.abs().amax((2, 3)) > 0
+        x = F.relu(self.first(self.inputs(tracks)[there]))
+        for own in self.own:
+            x = x + F.relu(own(x))
+        logits = tracks.new_full((*there.shape, tracks.shape[-1]), -30.0)
+        logits[there] = self.impact(x)[:, 0]
+        return logits
 
 
 class CameraReader(nn.Module):

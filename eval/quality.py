@@ -16,7 +16,7 @@ from vidgen.errors import InputError
 from vidgen.media import Clip, read_clip
 
 from .motion import Motion, frame_luma, optical_flow, require
-from .sync import onset_sync
+from .sync import Alignment, alignment, onset_sync
 
 REPEATED_LEVELS = 1.0
 """A frame repeats the one before if no 8×8 block's mean changes by as many of 255 levels: a codec changes less."""
@@ -28,7 +28,10 @@ CLIPPED_RUN = 3
 
 
 def measure(clip: Clip) -> dict[str, float | None]:
-    """All figures of a clip: ``picture``, ``sound``, and ``onset_sync`` between the two.
+    """All figures of a clip: ``picture``, ``sound``, and between the two ``onset_sync`` and ``sync_contrast``.
+
+    sync_contrast: how much more the motion changes where sounds begin than with the sounds moved: score - shifted of
+        ``sync.alignment``. About 0 where sound and motion have nothing to do with one another.
 
     Raises:
         InputError: no frame, or a sound with values that are not finite.
@@ -39,7 +42,12 @@ def measure(clip: Clip) -> dict[str, float | None]:
         **picture(clip.frames, clip.frame_rate, motion),
         **sound(clip),
         "onset_sync": None if motion is None else onset_sync(clip, motion),
+        "sync_contrast": _contrast(None if motion is None else alignment(clip, motion)),
     }
+
+
+def _contrast(found: Alignment | None) -> float | None:
+    return None if found is None else found.score - found.shifted
 
 
 def measure_file(path: str | Path, clip: Clip | None = None) -> dict[str, float | None]:

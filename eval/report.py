@@ -86,6 +86,7 @@ def _facts(found: dict[str, Any]) -> str:
         ", ".join(str(value) for value in hardware.values()),
         "preprocessing: " + "; ".join(f"{name} {value}" for name, value in found["preprocessing"].items()),
         "measures: " + "; ".join(f"{name} {version}" for name, version in found["measures"].items()),
+        *(f"without {what}" for what in found["missing"]),
     ]
     return "<p>" + "<br>".join(map(_text, lines)) + "</p>"
 
@@ -103,20 +104,27 @@ def _tables(found: dict[str, Any]) -> str:
         estimates = [model["estimates"].get(name) for model in models]
         rows.append([_text(name), *(_text(estimate_text(e)) + (f" ({e['n']})" if e else "") for e in estimates)])
     parts.append(_table(rows))
-    for comparison in found["comparisons"]:
-        heading = f"{comparison['second']} minus {comparison['first']}, {comparison['prompts']} prompts in pairs"
-        rows = [[_text(heading), "difference [95 % interval]"]]
-        for name, estimate in comparison["differences"].items():
-            mark = ' class="sure"' if leaves_out_zero(estimate) else ""
-            rows.append([_text(name), f"<span{mark}>{_text(estimate_text(estimate, signed=True))}</span>"])
-        parts += ["<h3>Differences</h3>", _table(rows)]
+    parts += ["<h3>Differences</h3>" + _differences(comparison) for comparison in found["comparisons"]]
     for model in models:
         if "judgement" in model:
             parts.append(_judgement(model))
+            parts += [_differences(gap) for gap in model["judgement"]["gaps"]]
+        if "vbench" in model:
+            lines = "\n".join(model["vbench"]["told"])
+            parts.append(f"<h3>{_text(model['name'])}: VBench</h3><pre>{_text(lines)}</pre>")
         if "distances" in model:
             told = "<br>".join(map(_text, against.lines(model["distances"])))
             parts.append(f"<h3>{_text(model['name'])}: distances from the reference</h3><p>{told}</p>")
     return "\n".join(parts)
+
+
+def _differences(comparison: dict[str, Any]) -> str:
+    heading = f"{comparison['second']} minus {comparison['first']}, {comparison['prompts']} prompts in pairs"
+    rows = [[_text(heading), "difference [95 % interval]"]]
+    for name, estimate in comparison["differences"].items():
+        mark = ' class="sure"' if leaves_out_zero(estimate) else ""
+        rows.append([_text(name), f"<span{mark}>{_text(estimate_text(estimate, signed=True))}</span>"])
+    return _table(rows)
 
 
 def _model_facts(model: dict[str, Any]) -> str:
@@ -129,11 +137,13 @@ def _model_facts(model: dict[str, Any]) -> str:
 def _judgement(model: dict[str, Any]) -> str:
     """What was asked for and seen, beside chance and the controls; and what was taken for what."""
     judged = model["judgement"]
-    rows = [["", "right", "95 % interval", "n", "blind guess", "other prompts"]]
+    accuracy = (judged["accuracy"] or {}).get("attributes", {})
+    rows = [["", "right", "95 % interval", "n", "instrument", "blind guess", "other prompts"]]
     for name, row in judged["summary"]["attributes"].items():
         control = (judged["moved_sounds"] if name == "sync" else judged["shuffled_prompts"])["attributes"].get(name)
         rows.append([
             _text(name), f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["n"]),
+            f"{accuracy[name]['share']:.1%}" if name in accuracy else "unknown",
             "" if row["chance"] is None else f"{row['chance']:.0%}",
             "" if control is None else f"{control['share']:.1%}" + (" (sound moved)" if name == "sync" else ""),
         ])  # fmt: skip

@@ -1,9 +1,10 @@
 """``results.json``: everything that a score depends on, a row for each clip, and estimates with their intervals.
 
 Fields (version 2): ``schema``; ``suite``; ``prompts_sha256``, ``prompts_rewritten``; ``preprocessing`` (what was done
-to the clips before they were measured); ``measures`` (name to version of code and weights); ``environment``;
-``models``, each with ``name``, what ``generate.model_facts`` says, ``counts``, ``estimates``, ``rows``, and where they
-apply ``judgement`` (of the tabletop suite) and ``distances``; ``comparisons`` of every two models.
+to the clips before they were measured); ``measures`` (name to version of code and weights), ``missing`` (what is not
+measured, and why); ``environment``; ``models``, each with ``name``, what ``generate.model_facts`` says, ``counts``,
+``estimates``, ``rows``, and where they apply ``judgement`` (of the tabletop suite), ``vbench`` and ``distances``;
+``comparisons`` of every two models.
 """
 
 import json

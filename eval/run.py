@@ -4,6 +4,7 @@
     python -m eval.run --model weights --model student --output out --blind
     python -m eval.run --model weights --suite my-clips --output out       # for the captions of a folder's clips
     python -m eval.run --suite my-clips --output out                       # the clips themselves
+    python -m eval.run --model weights --suite vbench --output out         # VBench's prompts, names and package
 
 Clips that are missing in the output folder are made first, each with its fixed seed; a run that was broken off goes on
 where it ended. ``results.json`` then holds every verdict, and ``report.html`` shows them with the clips. Every clip
@@ -22,12 +23,23 @@ from typing import Any
 from vidgen.cli import run
 from vidgen.errors import InputError
 
-from . import against, report, results, tables
+from . import accuracy, against, report, results, tables, vbench
 from .distribution import METRICS, clip_files
 from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
 from .judge import judgement, verdicts
-from .measure import Measure, measure_files, quality_measure, tabletop_measure
+from .measure import (
+    Measure,
+    Measured,
+    measure_files,
+    physical_measure,
+    quality_measure,
+    subject_measure,
+    tabletop_measure,
+)
+from .optional import optional_measures
+from .prompt_lists import LISTS
 from .tabletop import table
+from .vbench_prompts import vbench_asked, vbench_prompts
 from .verifier import WEIGHTS
 
 FILMED = 400
@@ -46,16 +58,27 @@ class Contender:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.split("\n")[0].rstrip(":"))
     parser.add_argument("--model", type=Path, action="append", default=[], help="folder of a model; may be repeated")
-    parser.add_argument("--suite", default="tabletop", help="tabletop (default), or a folder of clips")
+    parser.add_argument("--suite", default="tabletop", help="tabletop (default), vbench, or a folder of clips")
     parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
     what = parser.add_argument_group("what is made and measured")
-    what.add_argument("--prompts", type=Path, help="tabletop: a JSON file instead of the fixed prompts")
+    what.add_argument("--prompts", type=Path, help="a JSON file instead of the suite's own prompts")
+    what.add_argument(
+        "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
+    )
     what.add_argument("--limit", type=int, help=f"the first so many prompts or clips (real ones: {FILMED})")
     what.add_argument("--samples", type=int, default=1, help="clips of each prompt, with other seeds")
     what.add_argument("--reference", type=Path, help="a folder of clips that distances are taken from")
     what.add_argument("--reference-scenes", type=Path, help="the same, filmed of simulated scenes (.npz)")
     what.add_argument("--distances", nargs="+", choices=METRICS, default=list(METRICS), help="which (default: all)")
     what.add_argument("--i3d", type=Path, help="i3d_torchscript.pt to use for video in place of fetched weights")
+    more = parser.add_argument_group(
+        "what others' weights and packages add (python -m eval.doctor tells what is there)"
+    )
+    more.add_argument("--vbench-python", type=Path, help="Python of an environment that holds the package vbench")
+    more.add_argument("--vbench-dimensions", nargs="+", metavar="NAME", help="which (default: all that apply)")
+    more.add_argument("--clap", metavar="MODEL", help="CLAP: a folder, or a name on the hub")
+    more.add_argument("--synchformer", type=Path, help="Synchformer as TorchScript")
+    more.add_argument("--imagebind", type=Path, help="imagebind_huge.pth")
     how = parser.add_argument_group("how")
     how.add_argument("--workers", type=int, default=1, help="processes that make and measure clips")
     how.add_argument("--part", metavar="K/N", help="make the K-th of N parts of what is missing, and measure nothing")
@@ -73,8 +96,10 @@ def parse_arguments() -> argparse.Namespace:
         raise InputError("--limit, --batch, --samples and --workers must be at least 1, and --blur not negative")
     if args.suite == "tabletop" and bool(args.model) == (args.real is not None):
         raise InputError("give either --model or --real, or a folder of clips as --suite")
-    if args.suite != "tabletop" and not Path(args.suite).is_dir():
-        raise InputError(f"--suite is tabletop or a folder of clips, and {args.suite} is no folder")
+    if args.suite == "vbench" and not args.model:
+        raise InputError("--suite vbench needs --model; for clips that are there: python -m eval.vbench")
+    if args.suite not in ("tabletop", "vbench") and not Path(args.suite).is_dir():
+        raise InputError(f"--suite is tabletop, vbench or a folder of clips, and {args.suite} is no folder")
     if args.reference is not None and args.reference_scenes is not None:
         raise InputError("give --reference or --reference-scenes, not both")
     return args
@@ -82,8 +107,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    with_truth = args.suite == "tabletop"
-    measures = [quality_measure()] + ([tabletop_measure(args.verifier, args.blur)] if with_truth else [])
+    measures, missing = chosen_measures(args)
     args.output.mkdir(parents=True, exist_ok=True)
     contenders = contend(args)
     if args.part is not None:
@@ -94,7 +118,7 @@ def main() -> None:
     models = [score(contender, measures, reference, args) for contender in contenders]
     found = {
         "schema": results.SCHEMA,
-        "suite": "tabletop" if with_truth else "folder",
+        "suite": args.suite if args.suite in ("tabletop", "vbench") else "folder",
         "prompts_sha256": prompts_sha256([clip.asked for clip in contenders[0].made]),
         "prompts_rewritten": False,
         "preprocessing": {
@@ -103,6 +127,7 @@ def main() -> None:
             "blur_px": args.blur,
         },
         "measures": {measure.name: measure.version for measure in measures},
+        "missing": missing,
         "environment": results.environment(),
         "models": models,
         "comparisons": results.all_comparisons(models),
@@ -113,13 +138,31 @@ def main() -> None:
     print(f"written: {report.write(found, args.output, blind=args.blind, embed_mib=args.embed_mib)}")
 
 
+def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]:
+    """What is measured of every clip, the cheap and the certain first; and what is not, with what would bring it.
+
+    Raises:
+        InputError: what was asked for, or the ``eval`` extra, is missing.
+    """
+    measures, missing = [quality_measure()], []
+    if args.suite == "tabletop":
+        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
+    try:
+        measures.append(subject_measure())
+    except InputError as error:
+        missing.append(f"subject consistency: {error}")
+    return measures + optional_measures(args.clap, args.synchformer, args.imagebind), missing
+
+
 def contend(args: argparse.Namespace) -> list[Contender]:
     """What is to be scored; a model's missing clips are made."""
     if args.real is not None:
         made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
         return [Contender("generator", made, {"version": args.real.name})]
     if args.suite == "tabletop":
-        asked = load_prompts(args.prompts)[: args.limit]
+        asked = sampled(load_prompts(args.prompts, args.lists)[: args.limit], args.samples)
+    elif args.suite == "vbench":
+        asked = vbench_asked(vbench_prompts(args.prompts, args.vbench_dimensions)[: args.limit], args.seed)
     else:
         clips = folder_clips(Path(args.suite))[: args.limit]
         if not args.model:
@@ -127,7 +170,7 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         asked = [Asked(clip.asked.prompt, index) for index, clip in enumerate(clips) if clip.asked.prompt]
         if not asked:
             raise InputError(f"{args.suite} holds no captions: give metadata.jsonl or text files, or leave out --model")
-    asked = sampled(asked, args.samples)
+        asked = sampled(asked, args.samples)
     contenders = []
     for name, model in zip(labels(args.model), args.model, strict=True):
         folder = args.output / name
@@ -164,19 +207,23 @@ def reference_clips(args: argparse.Namespace, count: int) -> list[Path]:
         return [clip.path for clip in film(args.reference_scenes, count, args.output / "reference", args.seed)]
     if args.reference is not None:
         return clip_files(args.reference)
-    return clip_files(Path(args.suite)) if args.suite != "tabletop" and args.model else []
+    return clip_files(Path(args.suite)) if args.suite not in ("tabletop", "vbench") and args.model else []
 
 
 def score(
     contender: Contender, measures: Sequence[Measure], reference: Sequence[Path], args: argparse.Namespace
 ) -> dict[str, Any]:
     """One contender's part of the results."""
-    measured = measure_files([clip.path for clip in contender.made], measures, args.workers)
+    paths, prompts = [clip.path for clip in contender.made], [clip.asked.prompt for clip in contender.made]
+    measured = measure_files(paths, measures, args.workers, prompts)
     more: dict[str, Any] = {}
     scores = None
     if args.suite == "tabletop":
         scores = verdicts(contender.made, measured)
         more["judgement"] = judgement(contender.made, measured, scores)
+        more["judgement"]["accuracy"] = accuracy.stored(args.verifier)
+    if args.suite == "vbench" or args.vbench_python is not None:
+        more["vbench"] = score_by_vbench(contender, measured, args)
     if reference:
         again = None
         if contender.model is not None:
@@ -190,6 +237,28 @@ def score(
     return results.model_results(contender.name, contender.facts, rows, **more)
 
 
+def score_by_vbench(contender: Contender, measured: Sequence[Measured], args: argparse.Namespace) -> dict[str, Any]:
+    """What the official package says of the clips; its figures of single clips join the others of ``measured``."""
+    official = args.suite == "vbench"
+    folder = args.output / f"{contender.name}-vbench"
+    outcome = vbench.evaluate(
+        contender.made,
+        folder,
+        prompts=vbench_prompts(args.prompts, args.vbench_dimensions)[: args.limit] if official else None,
+        info=args.prompts if official else None,
+        python=vbench.given_python(args.vbench_python),
+        dimensions=args.vbench_dimensions,
+        device="cuda" if args.device.startswith("cuda") else "cpu",
+    )
+    for clip, one in zip(contender.made, measured, strict=True):
+        name = clip.path.name
+        figures = {key: values[name] for key, values in outcome.per_clip.items() if name in values}
+        if figures:
+            one.values["vbench"] = figures
+    clips = contender.made[0].path.parent
+    return vbench.results(outcome) | {"told": vbench.told(outcome, clips, folder).splitlines()}
+
+
 def told(found: dict[str, Any]) -> str:
     """The results for a terminal."""
     # The judgement's own table says more of a single model.
@@ -198,11 +267,16 @@ def told(found: dict[str, Any]) -> str:
         parts.append(tables.counts_text(model))
         if "judgement" in model:
             judged = model["judgement"]
-            parts.append(table(judged["summary"], judged["shuffled_prompts"], judged["moved_sounds"]))
+            controls = (judged["shuffled_prompts"], judged["moved_sounds"], judged["follows"])
+            parts.append(table(judged["summary"], *controls, judged["accuracy"]))
+            parts += [tables.differences_table(gap) for gap in judged["gaps"]]
+        if "vbench" in model:
+            parts.append("\n".join(model["vbench"]["told"]))
         if "distances" in model:
             parts.append("\n".join(against.lines(model["distances"])))
         else:
             parts.append("no distances (KVD, FVD, KID, FID, of sound): they need --reference or --reference-scenes")
+    parts += [f"without {what}" for what in found["missing"]]
     parts += [tables.differences_table(comparison) for comparison in found["comparisons"]]
     return "\n\n".join(parts)
 

@@ -1,23 +1,24 @@
 """Clips of the tabletop world against what their prompts ask for: which of it is seen, and whether sound fits picture.
 
 Reading a clip (``observe``) knows nothing of the prompt; only ``compare`` does. So the same readings serve for the
-controls: prompts dealt to other clips, and sounds moved in time.
+controls (``controls``): prompts dealt to other clips, and sounds moved in time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from vidgen.audio_sync.onsets import match_onsets, onset_times_s
+from vidgen.errors import InputError
 from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
 
+from .impacts import SHIFTS_S, onset_levels, pattern_offset_s, shifted
+from .sound import SILENT_PEAK
 from .verifier import Seen, Verifier
 
 IN_SYNC_S = 0.080
-SILENT_PEAK = 0.02
-"""What stays below this is silence; a codec's noise does."""
-ONSET_RISE_DB = 1.5
+ONSET_RISE_DB = 1.75
 """A little below the usual: soft bodies that meet while one rolls are hardly louder than the rolling."""
 
 OF_A_BODY = ("colour", "material", "shape", "size")
@@ -25,6 +26,7 @@ CHANCE = {
     "colour": 1 / len(COLOURS),
     "shape": 1 / len(SHAPES),
     "material": 1 / len(MATERIALS),
+    "material_heard": 1 / len(MATERIALS),
     "size": 1 / len(SIZES),
     "bodies": None,
     "count": 1 / 3,
@@ -51,19 +53,50 @@ class Observation:
     peak: float
     """Greatest magnitude of the waveform; 0 without sound."""
     duration_s: float
+    levels: np.ndarray | None = None
+    """(K,) how loud each of the sounds begins; None: unknown."""
+    material_heard: str | None = None
+    """What the clip sounds of; None for silence."""
+    shifted_s: Sequence[float | None] = ()
+    """The offset of the sounds from the impacts, the sound moved by 0 and by each of ``SHIFTS_S``; see ``controls``."""
 
 
 def observe(
     verifier: Verifier, frames: np.ndarray, waveform: np.ndarray | None, frame_rate: float, sample_rate_hz: int
 ) -> Observation:
-    """Read frames (T, H, W, 3) uint8 and a waveform (N,) or (C, N) in [-1, 1], or None without sound."""
+    """Read frames (T, H, W, 3) uint8 and a waveform (N,) or (C, N) in [-1, 1], or None without sound.
+
+    Raises:
+        InputError: the sound holds values that are not finite, or its rate is too low to hear a material.
+        ValueError: frames of another shape or type.
+    """
     seen = verifier.read(frames, float(frame_rate))
-    heard_s, peak = np.zeros(0), 0.0
-    if waveform is not None and waveform.size:
-        peak = float(np.abs(waveform).max())
-        if peak >= SILENT_PEAK:
-            heard_s = onset_times_s(waveform, sample_rate_hz, threshold_db=ONSET_RISE_DB)
-    return Observation(seen, heard_s, peak, len(frames) / float(frame_rate))
+    duration_s = len(frames) / float(frame_rate)
+    if waveform is None or not np.size(waveform):
+        return Observation(seen, np.zeros(0), 0.0, duration_s, np.zeros(0))
+    if not np.isfinite(waveform).all():
+        raise InputError("the sound holds values that are not finite numbers")
+    peak = float(np.abs(waveform).max())
+    if peak < SILENT_PEAK:
+        return Observation(seen, np.zeros(0), peak, duration_s, np.zeros(0))
+    heard_s, levels, offset_s = _hear(waveform, sample_rate_hz, seen.impacts_s)
+    offsets_s = [offset_s]
+    for shift_s in SHIFTS_S if len(seen.impacts_s) else ():
+        offsets_s.append(_hear(waveform, sample_rate_hz, seen.impacts_s, shift_s)[2])
+    material = None if verifier.sound is None else verifier.sound.material(waveform, sample_rate_hz)
+    return Observation(seen, heard_s, peak, duration_s, levels, material, offsets_s)
+
+
+def _hear(
+    waveform: np.ndarray, sample_rate_hz: int, impacts_s: np.ndarray, shift_s: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Onsets, how loud they are, and their offset from the impacts, the sound moved by so much."""
+    moved = shifted(waveform, round(shift_s * sample_rate_hz))
+    heard_s = onset_times_s(moved, sample_rate_hz, threshold_db=ONSET_RISE_DB)
+    if shift_s > 0:  # the cut at which a moved sound begins is no onset of the clip's
+        heard_s = heard_s[np.abs(heard_s - shift_s) > 0.01]
+    levels = onset_levels(moved, sample_rate_hz, heard_s)
+    return heard_s, levels, pattern_offset_s(impacts_s, heard_s, levels)
 
 
 def score(
@@ -83,13 +116,15 @@ def compare(observed: Observation, attributes: dict) -> dict:
 
     Returns:
         right: true, false or, where the question does not arise, None, for each of ``CHANCE``:
-            colour, material, shape, size of the body that acts; ``bodies``: the colours and shapes of all bodies,
+            colour, material, shape, size of the body that acts; ``material_heard``: the sound of a clip that asks for
+            one body, and not at rest, is that of its material; ``bodies``: the colours and shapes of all bodies,
             none missing, none too many; count, floor, camera, action, direction; ``silence`` of a body at rest;
             ``impact``: one is seen where there must be one; ``sync``: the first impact seen has a sound within 80 ms.
             What the prompt leaves open (a key that is missing, None or empty) is not judged.
         seen: what was seen, in the same words.
         sync: impacts and onsets in seconds, the offset of the first impact's nearest onset (positive: the sound is
-            late), impacts without a sound (missing) and sounds without an impact (surplus).
+            late), the offset of the whole pattern (``impacts.pattern_offset_s``), impacts without a sound (missing)
+            and sounds without an impact (surplus).
     """
     seen = observed.seen
     asked_bodies = attributes.get("bodies") or []
@@ -106,6 +141,8 @@ def compare(observed: Observation, attributes: dict) -> dict:
             right[name] = getattr(seen, name) == attributes[name]
     impacts_s, heard_s = seen.impacts_s, observed.heard_s
     action = attributes.get("action")
+    if len(asked_bodies) == 1 and asked_bodies[0].get("material") and action not in (None, "rests"):
+        right["material_heard"] = observed.material_heard == asked_bodies[0]["material"]
     if action == "rests":
         right["silence"] = observed.peak < SILENT_PEAK
     if action in STRIKING:
@@ -116,13 +153,16 @@ def compare(observed: Observation, attributes: dict) -> dict:
             offset_s = float(heard_s[np.abs(heard_s - impacts_s[0]).argmin()] - impacts_s[0])
         right["sync"] = offset_s is not None and abs(offset_s) <= IN_SYNC_S
     match = match_onsets(impacts_s, heard_s, IN_SYNC_S)
+    whole_s = pattern_offset_s(impacts_s, heard_s, observed.levels)
+    told = {key: value for key, value in asdict(seen).items() if key != "impacts_s"}
     return {
         "right": right,
-        "seen": {key: value for key, value in asdict(seen).items() if key != "impacts_s"},
+        "seen": told | {"material_heard": observed.material_heard},
         "sync": {
             "impacts_s": [round(float(moment), 3) for moment in impacts_s],
             "onsets_s": [round(float(moment), 3) for moment in heard_s],
             "first_offset_s": None if offset_s is None else round(offset_s, 4),
+            "offset_s": None if whole_s is None else round(whole_s, 4),
             "missing": len(match.missing_s),
             "surplus": len(match.surplus_s),
         },
@@ -138,8 +178,9 @@ def summarise(scores: Sequence[dict], resamples: int = 2000) -> dict:
 
     Returns:
         attributes: for each of ``CHANCE`` that arose: share, low, high, n clips, chance (None where it has no meaning).
-        offsets: over clips with an impact and a sound: n, the median of the offset's magnitude with its interval,
-            95th percentile, and the share within 45 ms; None if there is no such clip.
+        offsets: over clips with an impact and a sound, of the sound nearest to the first impact: n, the median of the
+            offset's magnitude with its interval, 95th percentile, and the share within 45 ms; None if there is no such
+            clip. whole_offsets: the same of the pattern of all impacts and sounds.
         missing, surplus: mean number of impacts without a sound, and of sounds without an impact, a clip.
     """
     rng = np.random.default_rng(0)
@@ -150,18 +191,20 @@ def summarise(scores: Sequence[dict], resamples: int = 2000) -> dict:
             low, high = _interval(answers, np.mean, resamples, rng)
             attributes[name] = {"share": float(answers.mean()), "low": low, "high": high, "n": len(answers),
                                 "chance": chance}  # fmt: skip
-    offsets = np.abs([s["sync"]["first_offset_s"] for s in scores if s["sync"]["first_offset_s"] is not None])
-    summary: dict = {"attributes": attributes, "offsets": None}
-    if len(offsets):
-        low, high = _interval(offsets, np.median, resamples, rng)
-        summary["offsets"] = {
-            "n": len(offsets),
-            "median_s": float(np.median(offsets)),
-            "low_s": low,
-            "high_s": high,
-            "p95_s": float(np.quantile(offsets, 0.95)),
-            "within_45_ms": float((offsets <= 0.045).mean()),
-        }
+    summary: dict = {"attributes": attributes}
+    for name, key in (("offsets", "first_offset_s"), ("whole_offsets", "offset_s")):
+        offsets = np.abs([s["sync"][key] for s in scores if s["sync"][key] is not None])
+        summary[name] = None
+        if len(offsets):
+            low, high = _interval(offsets, np.median, resamples, rng)
+            summary[name] = {
+                "n": len(offsets),
+                "median_s": float(np.median(offsets)),
+                "low_s": low,
+                "high_s": high,
+                "p95_s": float(np.quantile(offsets, 0.95)),
+                "within_45_ms": float((offsets <= 0.045).mean()),
+            }
     for name in ("missing", "surplus"):
         summary[name] = float(np.mean([s["sync"][name] for s in scores])) if len(scores) else None
     return summary
@@ -173,42 +216,43 @@ def _interval(values: np.ndarray, statistic: Callable, resamples: int, rng: np.r
     return float(low), float(high)
 
 
-def shuffled_prompts(observed: Sequence[Observation], asked: Sequence[dict], rounds: int = 10) -> list[dict]:
-    """Control: every clip compared with other clips' prompts. What stays right is right by chance."""
-    rng = np.random.default_rng(0)
-    scores = []
-    for _ in range(rounds if len(asked) > 1 else 0):
-        turn = int(rng.integers(1, len(asked)))
-        order = rng.permutation(len(asked))  # a random cycle: no clip keeps its own prompt
-        for index, clip in enumerate(order):
-            scores.append(compare(observed[clip], asked[order[(index + turn) % len(asked)]]))
-    return scores
+def table(summary: dict, shuffled: dict, moved: dict, follows: dict | None = None, accuracy: dict | None = None) -> str:
+    """The report for a terminal: one line for each thing judged, beside chance, controls and the instrument's own.
 
-
-def moved_sounds(observed: Sequence[Observation], asked: Sequence[dict], steps: int = 7) -> list[dict]:
-    """Control: every clip with its own sound moved around the clip by an eighth of its length, two eighths, …"""
-    scores = []
-    for step in range(1, steps + 1):
-        for clip, attributes in zip(observed, asked, strict=True):
-            moved = np.sort((clip.heard_s + clip.duration_s * step / (steps + 1)) % clip.duration_s)
-            scores.append(compare(replace(clip, heard_s=moved), attributes))
-    return scores
-
-
-def table(summary: dict, shuffled: dict, moved: dict) -> str:
-    """The report for a terminal: one line for each thing judged, beside chance and the controls."""
-    lines = [f"{'':10} {'right':>7} {'95 % interval':>16} {'n':>5} {'blind':>6} {'other prompts':>14}"]
+    Args:
+        shuffled, moved, follows: the controls, see ``controls.controls``.
+        accuracy: as ``accuracy.stored`` gives it; None: unknown, and said so.
+    """
+    own = {} if accuracy is None else accuracy["attributes"]
+    head = f"{'':14} {'right':>7} {'95 % interval':>16} {'n':>5} {'instrument':>11} {'blind':>6} {'other prompts':>14}"
+    lines = [head]
     for name, row in summary["attributes"].items():
         interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
         blind = "" if row["chance"] is None else f"{100 * row['chance']:.0f} %"
         control = (moved if name == "sync" else shuffled)["attributes"].get(name)
         other = "" if control is None else f"{100 * control['share']:.1f} %" + (" (moved)" if name == "sync" else "")
-        lines.append(f"{name:10} {100 * row['share']:5.1f} % {interval:>16} {row['n']:5} {blind:>6} {other:>14}")
-    offsets = summary["offsets"]
-    if offsets:
-        lines.append(
-            f"sound against first impact: median {1000 * offsets['median_s']:.0f} ms, 95 % within "
-            f"{1000 * offsets['p95_s']:.0f} ms, {100 * offsets['within_45_ms']:.1f} % within 45 ms (n {offsets['n']})"
-        )
+        sure = f"{100 * own[name]['share']:.1f} %" if name in own else "unknown"
+        share = f"{100 * row['share']:5.1f} %"
+        lines.append(f"{name:14} {share} {interval:>16} {row['n']:5} {sure:>11} {blind:>6} {other:>14}")
+    for key, what in (("offsets", "sound against first impact"), ("whole_offsets", "sounds against all impacts")):
+        offsets = summary[key]
+        if offsets:
+            lines.append(
+                f"{what}: median {1000 * offsets['median_s']:.0f} ms, 95 % within {1000 * offsets['p95_s']:.0f} ms, "
+                f"{100 * offsets['within_45_ms']:.1f} % within 45 ms (n {offsets['n']})"
+            )
+    if summary["offsets"]:
         lines.append(f"a clip: {summary['missing']:.2f} impacts unheard, {summary['surplus']:.2f} sounds unseen")
+    if follows is not None:
+        interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
+        lines.append(
+            f"sounds moved by up to {1000 * max(SHIFTS_S):.0f} ms: the offset follows with slope "
+            f"{follows['slope']:.2f}{interval}, {100 * follows['within_20_ms']:.1f} % within 20 ms (n {follows['n']})"
+        )
+    if accuracy is not None:
+        seen, heard = accuracy["impacts"]["seen"], accuracy["impacts"]["heard"]
+        lines.append(
+            f"the instrument on {accuracy['clips']} generator clips finds {100 * seen['found']:.1f} % of the impacts "
+            f"to be seen within a frame, {100 * heard['found']:.1f} % of those to be heard within 5 ms"
+        )
     return "\n".join(lines)

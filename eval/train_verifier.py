@@ -22,11 +22,23 @@ from vidgen.errors import InputError
 from vidgen.tabletop.physics import load_trajectories
 from vidgen.tabletop.scene import SHAPES, Trajectory
 
-from .networks import CELLS, CROP, LOOKS, MAX_BODIES, PICTURE, SMALL, BodyReader, CameraReader, Locator, MotionReader
+from .networks import (
+    CELLS,
+    CROP,
+    LOOKS,
+    MAX_BODIES,
+    PICTURE,
+    SMALL,
+    BodyReader,
+    CameraReader,
+    ImpactReader,
+    Locator,
+    MotionReader,
+)
 from .verifier import Verifier
 from .verifier_data import JITTER, TOLD, make_pairs, make_tracks, worn
 
-PARTS = ["camera", "locator", "body", "motion"]
+PARTS = ["camera", "locator", "body", "motion", "impact"]
 BATCH = 64
 
 
@@ -150,15 +162,27 @@ def motion_loss(told: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
     loss = F.cross_entropy(told["action"], truth["action"])
     loss = loss + 0.5 * F.cross_entropy(told["direction"], truth["direction"], ignore_index=-1)
     loss = loss + 0.5 * F.cross_entropy(told["main"], main, ignore_index=-1)
-    loss = loss + 0.5 * F.cross_entropy(told["size"].flatten(0, 1), truth["size"].flatten(), ignore_index=-1)
+    return loss + 0.5 * F.cross_entropy(told["size"].flatten(0, 1), truth["size"].flatten(), ignore_index=-1)
+
+
+def impact_loss(logits: Tensor, truth: dict[str, Tensor]) -> Tensor:
+    """Cross entropy of (B, K, T) logits over the frames that matter of the bodies that were found."""
+    weights = truth["weights"] * (truth["features"].abs().amax((2, 3)) > 0)[..., None]
     rare = torch.tensor(3.0)  # few frames hold an impact
-    return loss + 3 * F.binary_cross_entropy_with_logits(told["impact"], truth["impacts"], pos_weight=rare)
+    loss = F.binary_cross_entropy_with_logits(logits, truth["impacts"], weights, pos_weight=rare, reduction="sum")
+    return 10 * loss / weights.sum()
 
 
 def motion_losses(network: MotionReader, tracks: dict[str, Tensor], batch: int, seed: int) -> Iterator[Tensor]:
     for rows in batches(len(tracks["features"]), batch, seed):
         truth = {name: tensor[rows] for name, tensor in tracks.items()}
         yield motion_loss(network(truth["features"]), truth)
+
+
+def impact_losses(network: ImpactReader, tracks: dict[str, Tensor], batch: int, seed: int) -> Iterator[Tensor]:
+    for rows in batches(len(tracks["features"]), batch, seed):
+        truth = {name: tracks[name][rows] for name in ("features", "impacts", "weights")}
+        yield impact_loss(network(truth["features"]), truth)
 
 
 def main() -> None:
@@ -178,7 +202,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     verifier = Verifier.load(args.output) if args.only else Verifier()
     parts = args.only or PARTS
-    pairs = cached_pairs(trajectories, args.pairs, args.seed, args.cache) if set(parts) - {"motion"} else {}
+    pairs = cached_pairs(trajectories, args.pairs, args.seed, args.cache) if set(parts) - {"motion", "impact"} else {}
 
     def fit(name: str, network: nn.Module, examples: float, learning_rate: float, losses: Iterator[Tensor]) -> None:
         if name in ("locator", "body"):
@@ -195,9 +219,12 @@ def main() -> None:
     if "body" in parts:
         losses = body_losses(verifier.body, pairs, BATCH, args.seed)
         fit("body", verifier.body, 5 * len(pairs["pieces"]), 3e-3, losses)
-    if "motion" in parts:
+    if set(parts) & {"motion", "impact"}:
         tracks = make_tracks(trajectories, args.tracks, 49, args.seed)
+    if "motion" in parts:
         fit("motion", verifier.motion, 6 * args.tracks, 2e-3, motion_losses(verifier.motion, tracks, BATCH, args.seed))
+    if "impact" in parts:
+        fit("impact", verifier.impact, 6 * args.tracks, 3e-3, impact_losses(verifier.impact, tracks, BATCH, args.seed))
 
 
 def cached_pairs(trajectories: list[Trajectory], count: int, seed: int, folder: Path | None) -> dict[str, np.ndarray]:

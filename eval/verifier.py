@@ -1,11 +1,12 @@
 """An instrument that looks at a clip of the tabletop world and says what it shows, from pixels alone.
 
-Four small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
+Five small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
 2019); one says what each body looks like close up; what they find is linked over time into tracks; one reads motion
-and impacts off the tracks; and one reads the camera's motion off the displacement of the picture's blocks.
+off the tracks and one impacts; and one reads the camera's motion off the displacement of the picture's blocks.
 ``train_verifier`` is how they came about.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,26 @@ from .networks import (
     TRACK_FEATURES,
     BodyReader,
     CameraReader,
+    ImpactReader,
     Locator,
     MotionReader,
 )
+from .sound import WEIGHTS as SOUND
+from .sound import SoundReader
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 SURE = 0.6
 """What the detector is never this certain of is no body."""
 Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
 """A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
+
+
+def weights_sha256(folder: Path = WEIGHTS) -> str:
+    """Of the instrument as a whole: its networks and what tells material by sound."""
+    digest = hashlib.sha256()
+    for path in (folder / "model.safetensors", folder / SOUND.name):
+        digest.update(path.read_bytes() if path.is_file() else b"none")
+    return digest.hexdigest()
 
 
 @dataclass
@@ -194,13 +206,16 @@ def _extend(track: Track, frame: int, finding: Finding) -> None:
 class Verifier(nn.Module):
     """The networks together. ``Verifier.load()`` gives the trained instrument."""
 
-    def __init__(self, locator: int = 32, body: int = 48, motion: int = 48, camera: int = 32):
+    def __init__(self, locator: int = 32, body: int = 48, motion: int = 48, camera: int = 32, impact: int = 48):
         super().__init__()
-        self.widths = {"locator": locator, "body": body, "motion": motion, "camera": camera}
+        self.widths = {"locator": locator, "body": body, "motion": motion, "camera": camera, "impact": impact}
         self.locator = Locator(locator)
         self.body = BodyReader(body)
         self.motion = MotionReader(motion)
         self.camera = CameraReader(camera)
+        self.impact = ImpactReader(impact)
+        self.sound: SoundReader | None = None
+        """Tells material by sound, where the folder of the weights holds its own."""
 
     def save(self, folder: str | Path = WEIGHTS) -> None:
         """Write ``config.json`` and ``model.safetensors``, in half precision."""
@@ -221,6 +236,8 @@ class Verifier(nn.Module):
         try:
             verifier = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
             verifier.load_state_dict(load_file(folder / "model.safetensors"))
+            if (folder / SOUND.name).is_file():
+                verifier.sound = SoundReader.load(folder / SOUND.name)
         except FileNotFoundError as error:
             raise InputError(f"{error.filename or folder} is missing: train it with eval.train_verifier") from error
         except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
@@ -249,11 +266,12 @@ class Verifier(nn.Module):
             features = np.zeros((MAX_BODIES, TRACK_FEATURES, len(pictures)), np.float32)
             for row, track in zip(features, tracks, strict=False):
                 row[:] = _features(track, len(pictures))
-            told = {name: value[0] for name, value in self.motion(torch.from_numpy(features)[None]).items()}
+            given = torch.from_numpy(features)[None]
+            told = {name: value[0] for name, value in self.motion(given).items()}
             action = ACTIONS[int(told["action"].argmax())]
             if action not in ("rests", "drops"):
                 direction = DIRECTIONS[int(told["direction"].argmax())]
-            impacts_s = impact_times_s(told["impact"].numpy(), FRAME_RATE_HZ)
+            impacts_s = impact_times_s(self.impact(given)[0].amax(0).numpy(), FRAME_RATE_HZ)
             sizes = [SIZES[index] for index in told["size"].argmax(1).tolist()][: len(tracks)]
             main = int(told["main"].argmax())
             tracks.insert(0, tracks.pop(main))

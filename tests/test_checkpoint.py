@@ -2,6 +2,7 @@ import errno
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vidgen import checkpoint
 from vidgen.errors import InputError
@@ -12,7 +13,9 @@ def trained(steps, resume_from=None, save_to=None, save_at=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    step = checkpoint.load_latest(resume_from, {"model": model}, {"adamw": optimizer}) if resume_from else 0
+    step = 0
+    if resume_from:
+        step, _ = checkpoint.load_latest(resume_from, {"model": model}, {"adamw": optimizer})
     while step < steps:
         inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -61,3 +64,43 @@ def test_a_full_disk_is_an_input_error_and_spares_the_last_checkpoint(monkeypatc
         checkpoint.save(tmp_path, 2, {"model": model, "average": model}, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
     assert (tmp_path / "step-0000001" / "model.safetensors").read_bytes() == before
+
+
+def test_the_best_by_validation_loss_is_never_rotated_away(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    for step, loss in ((1, 0.9), (2, 0.3), (3, 0.5), (4, 0.4), (5, None)):
+        notes = {} if loss is None else {"validation": loss}
+        checkpoint.save(tmp_path, step, {"model": model}, {}, keep=1, notes=notes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000002", "step-0000005"]
+    checkpoint.save(tmp_path, 6, {"model": model}, {}, keep=1, notes={"validation": 0.2})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000006"]
+
+
+def test_notes_come_back_and_checkpoints_from_before_there_were_any_still_load(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, 7, {"model": model}, {"adamw": optimizer}, keep=1, notes={"clips_seen": 28})
+    assert checkpoint.load_latest(tmp_path, {"model": model}, {"adamw": optimizer}) == (7, {"clips_seen": 28})
+    folder = tmp_path / "step-0000007"
+    (folder / "notes.json").unlink()
+    stored = load_file(folder / "adamw.safetensors")
+    save_file({key: value[0] if key.endswith(".step") else value for key, value in stored.items()},
+              folder / "adamw.safetensors")  # fmt: skip
+    other = torch.optim.AdamW(model.parameters(), lr=0.1)
+    assert checkpoint.load_latest(tmp_path, {"model": model}, {"adamw": other}) == (7, {})
+    before, after = (list(adamw.state_dict()["state"].values()) for adamw in (optimizer, other))
+    assert all(torch.equal(old[key], new[key]) for old, new in zip(before, after, strict=True) for key in old)
+
+
+def test_a_checkpoint_that_lost_a_file_or_fits_another_network_is_an_input_error(tmp_path):
+    checkpoint.save(tmp_path, 1, {"model": torch.nn.Linear(2, 2), "average": torch.nn.Linear(2, 2)}, {}, keep=1)
+    wider = {"model": torch.nn.Linear(2, 3), "average": torch.nn.Linear(2, 2)}
+    with pytest.raises(InputError, match=r"model: \w+ is \(2.*not \(3"):
+        checkpoint.load_latest(tmp_path, wider, {})
+    with pytest.raises(InputError, match="model has other tensors, such as bias"):
+        checkpoint.load_latest(tmp_path, {"model": torch.nn.Linear(2, 2, bias=False)}, {})
+    (tmp_path / "step-0000001" / "average.safetensors").unlink()
+    with pytest.raises(InputError, match=r"average\.safetensors is missing"):
+        checkpoint.load_latest(tmp_path, {"model": torch.nn.Linear(2, 2)}, {})

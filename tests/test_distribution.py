@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eval import distribution
+from eval.extractors import Extractor
 from vidgen.errors import InputError
 from vidgen.media import write_video
 
@@ -93,6 +94,19 @@ def test_clips_that_cannot_be_used_are_counted(clips, command, tmp_path):
     assert "2 of 8 model clips failed, the first: 0.mp4" in told
     assert len(results["metrics"]["video"]["failures"]["model"]) == 2
     assert results["metrics"]["video"]["distances"][0]["num_second"] == 6
+
+
+def test_a_clip_without_finite_features_is_counted_and_not_kept(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
+
+    def features(clip):
+        return np.full(3, np.nan if clip.frames.mean() > 150 else 1.0, np.float32)
+
+    files = [*sorted((clips / "real").iterdir())[:3], *sorted((clips / "bright").iterdir())[:2]]
+    found, failures = distribution.folder_features(files, Extractor("net 1", "as is", features))
+    assert len(found) == 3
+    assert [line.split(": ")[1] for line in failures] == ["net gave values that are not finite numbers"] * 2
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3
 
 
 def test_folders_without_usable_clips_are_refused(clips, command, tmp_path):

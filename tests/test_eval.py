@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from eval.controls import moved_sounds, shuffled_prompts
 from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
-from eval.tabletop import Observation, compare, moved_sounds, observe, shuffled_prompts, summarise, table
+from eval.tabletop import Observation, compare, observe, summarise, table
 from eval.train_verifier import body_loss, map_loss
 from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, link, track_features
 from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
@@ -153,8 +154,11 @@ def test_training_tracks_carry_the_truth():
     mass_kg = 120 * 4 / 3 * np.pi * 0.33**3
     trajectory = scene(contacts=[Contact(1.0, 0, -1, mass_kg)], action="rolls", direction="left")
     tracks = make_tracks([trajectory], 6, 49, seed=0)
-    assert (tracks["impacts"].argmax(1) == 24).all()
     rows = torch.arange(6)
+    struck = tracks["impacts"][rows, tracks["main"]]
+    assert (struck.argmax(1) == 24).all()
+    assert (tracks["impacts"].sum(1) == struck).all()  # nobody else is struck
+    assert (tracks["weights"] == 1).all()
     features = tracks["features"][rows, tracks["main"]]
     assert (tracks["size"][rows, tracks["main"]] == 1).all()
     assert ((tracks["size"] >= 0).sum(1) == 1).all()
@@ -215,10 +219,16 @@ def observation(**changes) -> Observation:
 
 def test_verdicts():
     verdict = compare(observation(), ASKED)
-    assert all(verdict["right"][name] for name in verdict["right"] if name != "silence")
-    assert verdict["right"]["silence"] is None
+    unasked = ("silence", "material_heard")  # at rest only, and of one body only
+    assert all(verdict["right"][name] for name in verdict["right"] if name not in unasked)
+    assert all(verdict["right"][name] is None for name in unasked)
+    alone = ASKED | {"bodies": ASKED["bodies"][:1], "count": 1}
+    assert compare(replace(observation(), material_heard="metal"), alone)["right"]["material_heard"] is True
+    assert compare(replace(observation(), material_heard="glass"), alone)["right"]["material_heard"] is False
+    assert compare(replace(observation(), material_heard=None), alone)["right"]["material_heard"] is False
     assert verdict["sync"] == {
-        "impacts_s": [0.5, 1.2], "onsets_s": [0.53, 1.6], "first_offset_s": 0.03, "missing": 1, "surplus": 1,
+        "impacts_s": [0.5, 1.2], "onsets_s": [0.53, 1.6], "first_offset_s": 0.03, "offset_s": 0.03,
+        "missing": 1, "surplus": 1,
     }  # fmt: skip
     json.dumps(verdict)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import compare, generate, judge, measure, report, results
+from eval import compare, generate, judge, measure, optional, report, results, vbench
 from eval import run as eval_run
 from eval.generate import Asked, Made
 from eval.measure import Measure, Measured
@@ -159,6 +159,25 @@ def test_parts_are_disjoint_and_complete(tmp_path, fake):
     assert eval_run.part("2/4") == (1, 4)
 
 
+def test_a_batch_broken_off_is_computed_whole(tmp_path, monkeypatch):
+    """Rounding depends on a batch's size: what is made later is what would have been made at once."""
+    batches = []
+
+    def model(prompts, generator):
+        batches.append(prompts)
+        return FakeModel()(prompts, generator)
+
+    monkeypatch.setattr(generate, "load_pipeline", lambda *_: model)
+    folder, asked = model_folder(tmp_path / "a"), [Asked(f"ball {index}", index) for index in range(5)]
+    made, _ = generate.generate(folder, asked, tmp_path / "clips", batch=3)
+    before = made[0].path.stat().st_mtime_ns
+    made[1].path.unlink()
+    generate.generate(folder, asked, tmp_path / "clips", batch=3)
+    assert batches == [["ball 0", "ball 1", "ball 2"], ["ball 3", "ball 4"], ["ball 0", "ball 1", "ball 2"]]
+    assert made[1].path.is_file()
+    assert made[0].path.stat().st_mtime_ns == before
+
+
 def test_several_processes_measure_the_same(tmp_path):
     paths = [write_video(tmp_path / f"{k}.mp4", moving(k), click(), FPS, RATE_HZ) for k in range(3)]
     alone = measure.measure_files(paths, [measure.quality_measure()])
@@ -261,15 +280,26 @@ def test_observations_come_back_from_the_cache_as_they_were():
 def test_a_failed_clip_stays_in_the_denominator():
     made = [Made(Asked("a", 0, ASKED), Path("a.mp4")), Made(Asked("b", 1, ASKED | {"action": "rests"}), Path("b.mp4"))]
     rights = [score["right"] for score in judge.verdicts(made, [Measured(), Measured()])]
-    assert all(rights[0][name] is False for name in rights[0] if name != "silence")
+    of_one_body = ("silence", "material_heard")  # ASKED has two
+    assert all(rights[0][name] is False for name in rights[0] if name not in of_one_body)
     assert rights[1]["silence"] is False  # nothing was heard, but there was nothing to hear
     table = judge.confusion([ASKED], judge.verdicts(made[:1], [Measured()]))
     assert table["colour"]["counts"][table["colour"]["words"].index("red")][-1] == 1
 
 
+def test_impacts_and_sounds_are_counted_on_clips_that_are_there():
+    seen = Seen([], 0, "tiled", "static", None, "", np.array([0.5, 1.0]))
+    kept = json.loads(json.dumps(measure._plain(Observation(seen, np.array([0.5, 1.5, 1.8]), 0.4, 2.0))))
+    made = [Made(Asked("a", 0, ASKED), Path("a.mp4")), Made(Asked("b", 1, ASKED), Path("b.mp4"))]
+    measured = [Measured(values={"tabletop": kept}), Measured()]
+    judged = judge.judgement(made, measured, judge.verdicts(made, measured))
+    assert (judged["summary"]["missing"], judged["summary"]["surplus"]) == (1, 2)
+    assert judged["summary"]["attributes"]["impact"]["share"] == 0.5
+
+
 def test_confusion_counts_what_was_taken_for_what():
     seen = [{"bodies": [{"colour": colour}], "action": action} for colour, action in (("blue", "hits"), ("red", None))]
-    tables = judge.confusion([ASKED, ASKED], [{"seen": one} for one in seen])
+    tables = judge.confusion([ASKED, ASKED], [{"seen": one, "right": {"material_heard": None}} for one in seen])
     words, counts = tables["colour"]["words"], tables["colour"]["counts"]
     assert counts[words.index("red")][words.index("blue")] == counts[words.index("red")][words.index("red")] == 1
     assert sum(map(sum, counts)) == 2
@@ -291,7 +321,8 @@ def test_results_of_one_model_through_the_command(tmp_path, fake, monkeypatch, c
     # The two that failed are wrong; the quality of what is there is the mean over what is there.
     assert model["estimates"]["tabletop.colour"]["n"] == model["judgement"]["summary"]["attributes"]["colour"]["n"] == 4
     assert model["estimates"]["quality.sharpness"]["n"] == 2
-    assert set(found["measures"]) == {"quality", "tabletop"}
+    assert set(found["measures"]) == {"quality", "tabletop", "physical"}
+    assert ["python -m eval.fetch efficientnet" in line for line in found["missing"]] == [True]
     assert found["environment"]["versions"]["torch"]
     told = capsys.readouterr().out
     assert "2 of 4 clips scored, 2 failed, the first: RuntimeError: out of memory" in told
@@ -355,6 +386,52 @@ def test_two_models_are_compared_prompt_by_prompt(clips, tmp_path, fake, monkeyp
     assert "python -m eval.fetch soundnet" in told
 
 
+def test_vbench_through_the_command(tmp_path, fake, monkeypatch, capsys):
+    info = tmp_path / "info.json"
+    entries = [("a dog runs", "dynamic_degree"), ("an impossible cat", "color"), ("not made", "scene")]
+    info.write_text(json.dumps([{"prompt_en": prompt, "dimension": [name]} for prompt, name in entries]))
+    arguments = ["--model", model_folder(tmp_path / "m"), "--suite", "vbench", "--prompts", info, "--limit", "2"]
+    call(monkeypatch, eval_run, *arguments, "--output", tmp_path / "out")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert sorted(path.name for path in (tmp_path / "out" / "m").glob("*.mp4")) == [
+        f"a dog runs-{k}.mp4" for k in range(5)
+    ]
+    assert model["counts"] == {"expected": 10, "made": 5, "scored": 5, "failed": 5}
+    assert (model["vbench"]["total"], len(model["vbench"]["failures"])) == (None, 5)
+    laid_out = tmp_path / "out" / "m-vbench" / "links" / "standard" / "dynamic_degree"
+    assert len(list(laid_out.iterdir())) == 5
+    assert "--vbench-python PYTHON" in capsys.readouterr().out
+    assert "--vbench-python PYTHON" in (tmp_path / "out" / "report.html").read_text()
+
+    outcome = vbench.Outcome("standard", per_clip={"dynamic_degree": {f"a dog runs-{k}.mp4": k / 4 for k in range(5)}})
+    monkeypatch.setattr(vbench, "evaluate", lambda *_, **__: outcome)
+    call(monkeypatch, eval_run, *arguments, "--output", tmp_path / "out")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert [row["values"]["vbench.dynamic_degree"] for row in model["rows"][:5]] == [0, 0.25, 0.5, 0.75, 1]
+    assert model["estimates"]["vbench.dynamic_degree"]["value"] == 0.5
+
+
+def test_back_ends_take_the_prompt_and_are_asked_again_for_another(tmp_path, monkeypatch):
+    asked: list = []
+
+    class Clap:
+        def score(self, waveform, sample_rate_hz, text):
+            asked.append(text)
+            return 0.25
+
+    monkeypatch.setattr(optional, "_clap", lambda model: Clap())
+    paths = [write_video(tmp_path / f"{k}.mp4", moving(k), click() if k else None, FPS, RATE_HZ) for k in range(3)]
+    measures = optional.optional_measures("some/model", None, None)
+    for prompts in (["a", "b", ""], ["a", "b", ""], ["a", "c", ""]):
+        found = measure.measure_files(paths, measures, prompts=prompts)
+    assert asked == ["b", "c"]  # not of the clip without sound, nor of the one without a caption
+    assert [one.values["clap"]["text_sound"] for one in found] == [None, 0.25, None]
+    assert optional.optional_measures(None, None, None) == []
+    for missing in ((None, tmp_path / "none.pt", None), (None, None, tmp_path / "none.pth")):
+        with pytest.raises(InputError):
+            optional.optional_measures(*missing)
+
+
 def rows_of(values: dict[str, list[float]]) -> list[dict]:
     return [
         {"prompt": prompt, "seed": k, "file": f"{prompt}{k}", "sha256": "x", "failures": {}, "values": {"v": value}}
@@ -366,7 +443,7 @@ def rows_of(values: dict[str, list[float]]) -> list[dict]:
 def document(rows, **changes) -> dict:
     found = {
         "schema": results.SCHEMA, "suite": "folder", "prompts_sha256": "p", "prompts_rewritten": False,
-        "preprocessing": {"blur_px": 0.0}, "measures": {"quality": "1"},
+        "preprocessing": {"blur_px": 0.0}, "measures": {"quality": "1"}, "missing": [],
         "environment": {"versions": {}, "hardware": {}}, "models": [results.model_results("m", {}, rows)],
         "comparisons": [],
     }  # fmt: skip

@@ -268,3 +268,23 @@ def test_without_audio_the_picture_is_learned_as_with_it():
     assert set(parts) == {"video"}
     assert parts["video"] == pytest.approx(float(parts_of_both["video"]))
     assert loss == pytest.approx(2 * float(parts["video"]))
+
+
+def test_errors_by_noise_level_add_up_to_the_whole_and_stand_where_they_belong():
+    config = FlowConfig(shared=0, per_modality=1, per_frame=1)
+    video, audio = torch.randn(8, *VIDEO), torch.randn(8, *AUDIO)
+    has_audio = torch.tensor([True] * 6 + [False] * 2)
+    model = Recorder()
+    _, parts = flow_loss(
+        model, video, audio, torch.zeros(8, 1, 1), has_audio=has_audio, video_times_s=torch.arange(VIDEO[1]),
+        audio_times_s=torch.arange(AUDIO[1]), seeds=range(8), config=config, levels=4,
+    )  # fmt: skip
+    sites = model.rest["video_sigma"].expand(8, *VIDEO[1:]).flatten(1)
+    for name, sigma in (("video", sites), ("audio", model.rest["audio_sigma"])):
+        ranges = [f"{name}_noise_{k}_of_4" for k in (1, 2, 3, 4)]
+        total, seen = (sum(float(parts[f"{key}{end}"]) for key in ranges) for end in ("", "_seen"))
+        assert total / seen == pytest.approx(float(parts[name]), rel=1e-5)
+        counted = sigma[sigma > 0] if name == "video" else sigma[:6][sigma[:6] > 0]
+        edges = torch.tensor([0.25, 0.5, 0.75])
+        here = torch.bucketize(counted, edges, right=True).bincount(minlength=4)
+        assert [float(parts[f"{key}_seen"]) for key in ranges] == here.tolist()

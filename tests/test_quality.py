@@ -150,8 +150,11 @@ def test_a_shifted_sound_is_out_of_sync():
     frames[12:] = panning(4, num_frames=2)[1]  # a jump, first seen after half a second
     click = np.zeros(RATE_HZ, np.float32)
     click[RATE_HZ // 2 : RATE_HZ // 2 + 2400] = tone(duration_s=0.05) * np.linspace(1, 0, 2400)
-    assert measure(clip(frames, click))["onset_sync"] == 1
-    assert measure(clip(frames, np.roll(click, RATE_HZ // 8)))["onset_sync"] == 0
+    in_time, late = measure(clip(frames, click)), measure(clip(frames, np.roll(click, RATE_HZ // 8)))
+    assert (in_time["onset_sync"], late["onset_sync"]) == (1, 0)
+    assert in_time["sync_contrast"] > 0.8
+    assert late["sync_contrast"] < 0
+    assert measure(clip(frames))["sync_contrast"] is None
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

@@ -374,3 +374,17 @@ def test_wrong_tokens_are_named():
         continuous.encode_tokens(torch.zeros(1, 3, 1, 32, 32))
     with pytest.raises(InputError, match="bottleneck=lfq"):
         continuous.decode_tokens(torch.zeros(1, 4, 1, 2, 2).long())
+
+
+def test_uses_are_counted_in_full_precision_whatever_the_rest_is_cast_to():
+    quantizer = RVQ(2, 1, 2, decay=0.0)
+    many = torch.zeros(3000, 2)
+    many[:7] = 10.0
+    quantizer(many)
+    quantizer(many.bfloat16())  # as under autocast
+    assert sorted(quantizer.uses[0].tolist()) == [7.0, 2993.0]
+    quantizer.uses[0, 0] = 100_001.0  # beyond half precision
+    stored = quantizer.half()
+    assert stored.vectors.dtype == torch.float16
+    assert stored.uses[0, 0] == 100_001.0
+    assert stored.to("meta").uses.is_meta

@@ -1,5 +1,6 @@
 """The training script end to end, at toy size: from the world and from real recordings, killed, shared out, misused."""
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 import train
 from vidgen import cli
 from vidgen.audio_sync.codec import AudioCodec
+from vidgen.config import TrainConfig
 from vidgen.errors import InputError
 from vidgen.loading import load_network
 from vidgen.tabletop.physics import main as simulate_scenes
@@ -269,3 +272,34 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
     assert code == 2
     assert named in message
     assert not (tmp_path / "x").exists()
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, keys):
+        return {"value": torch.tensor([index**2 for index, _ in keys]).float(), "first": keys[0]}
+
+
+def test_validation_is_the_mean_over_all_clips_however_many_processes_share_them_out():
+    def loss(model, batch):
+        assert not torch.is_grad_enabled()
+        seen.append(tuple(batch["seeds"]))
+        return batch["value"].mean(), {"half": batch["value"].mean() / 2, "picture": torch.zeros(2, 2)}
+
+    stage = SimpleNamespace(validation=Numbers(), loss=loss)
+    settings = TrainConfig(batch_size=2, validation_clips=5)
+    for count in (1, 2, 4):
+        found, seen = [], []
+        for rank in range(count):
+            accelerator = SimpleNamespace(
+                num_processes=count, process_index=rank, device=torch.device("cpu"),
+                autocast=contextlib.nullcontext, reduce=lambda values, reduction: values,
+            )  # fmt: skip
+            found.append(train.validate(stage, torch.nn.Identity(), settings, accelerator))
+        assert sum(part["loss"] for part in found) == pytest.approx(6.0)  # of 0, 1, 4, 9 and 16
+        assert sum(part["half"] for part in found) == pytest.approx(3.0)
+        assert set(found[0]) == {"loss", "half"}
+        assert len(seen) == -(-3 // count) * count  # as many batches in each, or a sharded network would wait
+        assert len(set(seen)) == 3  # the same noise each time

@@ -1,6 +1,7 @@
 """The latent cache of a training stage: made where it is missing, then served from where it fits."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 import torch
@@ -65,6 +66,18 @@ def latent_clips(
             complete_cache(count, cache, Layout.of(clips))
     accelerator.wait_for_everyone()
     return LatentClips(cache, seed=settings.seed, weights=source_weights(args.data), **options)
+
+
+def held_back_latents(
+    args: argparse.Namespace, settings: config.DiTConfig | config.DistillConfig, accelerator: Accelerator,
+    vae: Any, codec: Any, spec: ClipSpec, **options: Any,
+) -> Any:  # fmt: skip
+    """The clips of ``--validation``, with all their words, in a latent cache of their own; None without."""
+    if args.validation is None:
+        return None
+    own = argparse.Namespace(data=args.validation, latents=args.output / "validation-latents")
+    few = dataclasses.replace(settings, cached_clips=settings.validation_clips)
+    return latent_clips(own, few, accelerator, vae, codec, spec, **options)
 
 
 def at_hand(clips: Any, device: torch.device) -> Dataset:

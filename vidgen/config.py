@@ -40,6 +40,10 @@ class TrainConfig:
     """``no`` or ``bf16``."""
     compile: bool = False
     """Compile each repeated block of the network (regional compilation)."""
+    gradient_checkpointing: bool = False
+    """dit, distill: keep only each block's input and compute the block again in the backward pass."""
+    shard: bool = False
+    """dit, distill: share the network out over the processes (FSDP2) instead of copying it to each."""
     seed: int = 0
     workers: int = 0
     """Data loading processes for each training process."""
@@ -47,6 +51,9 @@ class TrainConfig:
     sample_every: int = 500
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+    """How many of the newest; the one with the lowest validation loss stays, too."""
+    validation_clips: int = 64
+    """How many clips of ``--validation`` to look at, at every checkpoint."""
     divergence_factor: float = 10.0
     """Training stops when the loss exceeds this many times its running mean."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -248,6 +249,7 @@ def flow_loss(
     audio_times_s: Tensor | None,
     seeds: Sequence[int],
     config: FlowConfig,
+    levels: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Flow-matching loss (arXiv 2210.02747, equation 23) of a batch, and its parts.
 
@@ -262,9 +264,12 @@ def flow_loss(
         has_audio: bool (B,); None if every sample has sound. The audio latents of a sample without are not looked at.
         video_times_s, audio_times_s: (t,) and (L,), or (B, t) and (B, L).
         seeds: one a sample.
+        levels: into how many equal ranges of noise levels to break the errors down.
 
     Returns:
-        The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted.
+        The weighted loss, and the detached mean squared errors ``video`` and ``audio`` over what counted. With
+        ``levels`` = n also, for k = 1 … n, ``video_noise_k_of_n``, the sum of the errors at noise levels in the k-th
+        range, and ``video_noise_k_of_n_seen``, how many they were; of audio the same.
     """
     given = video if video is not None else audio
     if given is None:
@@ -300,13 +305,28 @@ def flow_loss(
     errors = {}
     if video is not None and video_sigma is not None:
         video_error = (video_velocity.float() - velocity_target(video, video_noise)).square().mean(1)
-        errors["video"] = (video_error, (video_sigma > 0).expand_as(video_error), config.video_weight)
-    if audio is not None:
+        sigma = video_sigma.expand_as(video_error)
+        errors["video"] = (video_error, sigma, sigma > 0, config.video_weight)
+    if audio is not None and audio_sigma is not None:
         audio_error = (audio_velocity.float() - velocity_target(audio, audio_noise)).square().mean(1)
-        errors["audio"] = (audio_error, audio_counts, config.audio_weight)
+        errors["audio"] = (audio_error, audio_sigma, audio_counts, config.audio_weight)
     loss, parts = given.new_zeros(()), {}
-    for name, (error, counts, weight) in errors.items():
+    for name, (error, sigma, counts, weight) in errors.items():
         error = error.where(counts, 0)
         loss = loss + weight * error.mean()
         parts[name] = error.detach().sum() / counts.sum().clamp(min=1)
+        if levels:
+            parts |= _by_level(name, error.detach().flatten(1), sigma.flatten(1), counts.flatten(1), levels)
     return loss, parts
+
+
+def _by_level(name: str, error: Tensor, sigma: Tensor, counts: Tensor, levels: int) -> dict[str, Tensor]:
+    """Sums and counts of errors (B, n), which are 0 where they do not count, by their noise levels (B, n)."""
+    place = (sigma * levels).long().clamp(max=levels - 1)
+    here = F.one_hot(place, levels).to(error) * counts[..., None]
+    sums, seen = (error[..., None] * here).sum((0, 1)), here.sum((0, 1))
+    parts: dict[str, Tensor] = {}
+    for k in range(levels):
+        key = f"{name}_noise_{k + 1}_of_{levels}"
+        parts |= {key: sums[k], f"{key}_seen": seen[k]}
+    return parts

@@ -1,8 +1,10 @@
 """Networks from their folders, strictly and without unpickling, and the device that they go to."""
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -13,6 +15,21 @@ from torch import Tensor, nn
 from .errors import InputError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def offloadable(method: Method) -> Method:
+    """For a network's methods other than ``forward``: an offloading hook fetches the weights, and moves the inputs, for
+    them too. (diffusers' ``apply_forward_hook`` leaves the inputs where they are.)"""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(self, "_hf_hook", None)
+        if hook is not None:
+            args, kwargs = hook.pre_forward(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
@@ -42,6 +59,28 @@ def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: weights and config do not fit {network_class.__name__}: {reason}") from error
     return cast(network, torch.float32).eval()
+
+
+def load_or_make(network: Any, folder: Path | None, measured: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    """Weights to go on from, or a new network; ``measured`` are arguments taken from the data, for a new one only.
+
+    Raises:
+        InputError: the network of the weights is not the one that the settings ask for.
+    """
+    if folder is None:
+        return network(**arguments, **(measured or {}))
+    loaded = load_network(network, folder)
+    for name, value in arguments.items():
+        if loaded.config[name] != value:
+            raise InputError(
+                f"{folder} has {name}={loaded.config[name]}, the settings ask for {value}: "
+                "set what the weights have, or start without --init"
+            )
+    return loaded
+
+
+def load_frozen(network: Any, folder: Path) -> Any:
+    return load_network(network, folder).requires_grad_(False)
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ before it left over.
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -249,9 +249,16 @@ class RVQ(Quantizer):
         self.register_buffer("vectors", torch.zeros(codebooks, codebook_size, latent_channels))
         self.register_buffer("uses", torch.zeros(codebooks, codebook_size))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves and casts as any module, except that uses stay in float32: half precision ends at 65504 of them."""
+        uses = self.uses
+        super()._apply(fn, recurse)
+        self.uses = uses.to(self.vectors.device)
+        return self
+
     def quantize(self, features: Tensor) -> Codes:
         columns = features.movedim(1, -1)
-        target = columns.flatten(0, -2)
+        target = columns.flatten(0, -2).float()  # under autocast, half precision would count no further than 256
         residual, tokens, stages, misses = target, [], [], []
         for stage in range(self.codebooks):
             if self.training:

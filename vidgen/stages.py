@@ -11,19 +11,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
-from .caching import at_hand, channel_statistics, latent_clips, latent_deviations, latent_scales
+from .caching import at_hand, channel_statistics, held_back_latents, latent_clips, latent_deviations, latent_scales
 from .clip import ClipSpec, Compression
-from .data.sampling import KeyedBatches, Layout
-from .data.source import open_clips, to_float, to_uint8
+from .data.sampling import KeyedBatches, Layout, held_back_keys
+from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
 from .generation import GenerationConfig
+from .loading import load_frozen, load_network, load_or_make
+from .parallel import is_sharded, shard
 from .sheets import contact_sheet, prompt_sheet, save_sheet
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
@@ -44,6 +45,14 @@ class Stage:
     """Save the given (averaged) model, trained for so many steps, into a folder, ready for use."""
     discriminator: nn.Module | None = None
     discriminator_loss: Loss | None = None
+    validation: Dataset | None = None
+    """Clips that are never trained on; whole batches for the loss, as ``dataset`` gives them or with more in them."""
+    tokens: int = 0
+    """Latent tokens of a clip; 0 where none are counted."""
+    flops: float = 0.0
+    """Of a clip in training, forward and backward, without what is computed again."""
+    pipeline: Callable[[Any], Any] | None = None
+    """The ``VidGenPipeline`` of a transformer, where the stage trains one."""
 
 
 def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator: Accelerator) -> Stage:
@@ -101,7 +110,8 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
         average.set_latent_statistics(mean, std / scale)
         average.half().save_pretrained(folder)
 
-    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss)
+    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_audio=False)
+    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
 
 
 def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelerator: Accelerator) -> Stage:
@@ -147,7 +157,8 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
         average.half().save_pretrained(folder)
 
-    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss)
+    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_video=False)
+    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
 
 
 def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
@@ -178,6 +189,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         caption_dropout=settings.caption_dropout, caption_shorten=settings.caption_shorten,
         caption_swap=settings.caption_swap, latent_frames=settings.latent_frames,
     )  # fmt: skip
+    validation = held_back_latents(args, settings, accelerator, vae, codec, spec, latent_frames=settings.latent_frames)
 
     given = {
         "video_channels": vae.config.latent_channels,
@@ -229,18 +241,21 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
             config=flow,
+            levels=4,
         )
         if not settings.buckets:
             return loss, parts
-        # Every process logs the same parts, and every weight has a gradient, whichever modality is absent.
+        # Every process logs the same parts in one order, and every weight has a gradient, whichever modality is absent.
         unused = {"video": (model.video_in, model.video_head), "audio": (model.audio_in, model.audio_head)}
         for name in unused.keys() - parts.keys():
-            parts[name] = torch.zeros_like(loss.detach())
+            other = "audio" if name == "video" else "video"
+            parts |= {key.replace(other, name): torch.zeros_like(value) for key, value in parts.items()}
             loss = loss + 0 * sum(weight.sum() for part in unused[name] for weight in part.parameters())
-        return loss, parts
+        return loss, dict(sorted(parts.items()))
 
-    shifts: dict[str, Any] = {"video_shift": settings.video_shift, "audio_shift": settings.audio_shift}
-    own = GenerationConfig(**shifts) if args.model is None else GenerationConfig.load(args.model)
+    own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
+    if args.model is not None:
+        own = GenerationConfig.load(args.model)
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
@@ -256,18 +271,16 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         else:
             pipeline(average, f"{args.config}, {steps} steps").save_pretrained(folder)
 
-    return Stage(
-        transformer,
-        at_hand(dataset, device),
-        loss,
-        prompt_sheet(args.prompt or some_captions(dataset), pipeline),
-        finish,
+    passes = 2 if settings.lora_rank else 3  # what an adapter is added to has no gradients of weights
+    stage = transformer_stage(
+        transformer, dataset, loss, finish, pipeline, args, spec, device, passes, settings.latent_frames
     )
+    stage.validation = validation
+    return stage
 
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
     from .distill import DistillConfig, distillation_loss
-    from .loading import load_network
     from .pipeline import VidGenPipeline
 
     if args.teacher is None:
@@ -276,6 +289,8 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device)
     student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
     teacher.transformer.requires_grad_(False)
+    if is_sharded(settings, accelerator):
+        shard(teacher.transformer, accelerator)
     own = teacher.generation
     spec = own.spec()
     dataset = latent_clips(args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True)
@@ -323,8 +338,38 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     def finish(average: Any, folder: Path, steps: int) -> None:
         pipeline(average).save_pretrained(folder)
 
+    passes = 3 + 2 * settings.teacher_substeps
+    stage = transformer_stage(student, dataset, loss, finish, pipeline, args, spec, device, passes)
+    stage.validation = held_back_latents(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    return stage
+
+
+def transformer_stage(
+    transformer: Any, dataset: Any, loss: Loss, finish: Callable[[Any, Path, int], None],
+    pipeline: Callable[[Any], Any], args: argparse.Namespace, spec: ClipSpec, device: torch.device, passes: int,
+    latent_frames: int = 0,
+) -> Stage:  # fmt: skip
+    """A stage that learns from latents.
+
+    Args:
+        pipeline: the ``VidGenPipeline`` of a transformer.
+        passes: what a clip takes to train, in forward passes of the transformer.
+        latent_frames: how many of a clip are seen, without its sound; 0 for all and the sound.
+    """
+    from .dit.blocks import block_flops
+
+    size = transformer.config
+    tokens = (latent_frames or spec.latent_frames) * spec.latent_height * spec.latent_width // size.patch**2
+    tokens += 0 if latent_frames else spec.audio_latents
     return Stage(
-        student, at_hand(dataset, device), loss, prompt_sheet(args.prompt or some_captions(dataset), pipeline), finish
+        transformer,
+        at_hand(dataset, device),
+        loss,
+        prompt_sheet(args.prompt or some_captions(dataset), pipeline),
+        finish,
+        tokens=tokens,
+        flops=passes * size.depth * block_flops(size.width, tokens),
+        pipeline=pipeline,
     )
 
 
@@ -364,32 +409,6 @@ def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, 
     return {"seed": settings.seed, "device": accelerator.device if settings.workers == 0 else "cpu"}
 
 
-def load_or_make(network: Any, folder: Path | None, measured: dict[str, Any] | None = None, **arguments: Any) -> Any:
-    """Weights to go on from, or a new network; ``measured`` are arguments taken from the data, for a new one only.
-
-    Raises:
-        InputError: the network of the weights is not the one that the settings ask for.
-    """
-    if folder is None:
-        return network(**arguments, **(measured or {}))
-    from .loading import load_network
-
-    loaded = load_network(network, folder)
-    for name, value in arguments.items():
-        if loaded.config[name] != value:
-            raise InputError(
-                f"{folder} has {name}={loaded.config[name]}, the settings ask for {value}: "
-                "set what the weights have, or start without --init"
-            )
-    return loaded
-
-
-def load_frozen(network: Any, folder: Path) -> Any:
-    from .loading import load_network
-
-    return load_network(network, folder).requires_grad_(False)
-
-
 def psnr_db(frames: Tensor, reference: Tensor) -> float:
     error = (frames.float() - reference.to(frames.device).float()).square().mean()
     return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
@@ -398,18 +417,3 @@ def psnr_db(frames: Tensor, reference: Tensor) -> float:
 def first(times_s: Tensor, latents: Tensor | None) -> Any:
     """The times of latents (B, C, t, …) or (B, C, L) that begin with the clip; times do not depend on its length."""
     return None if latents is None else times_s[: latents.shape[2]]
-
-
-def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
-    """A square of each clip (B, T, H, W, 3), placed at random by the sample's own seed."""
-    crops = []
-    for clip, seed in zip(video, seeds, strict=True):
-        rng = np.random.default_rng(seed)
-        top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
-        crops.append(clip[:, top : top + size, left : left + size])
-    return torch.stack(crops)
-
-
-def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
-    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
-    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ HOP_S = 0.002
 WINDOW_S = 0.0107
 NUM_BANDS = 12
 LOWEST_HZ = 50.0
+EDGE_S = 0.005
 ORDER = 16
 """Of the linear prediction that removes what still rings."""
 
@@ -46,7 +47,7 @@ def onset_times_s(
         floor_db: what lies this far below the loudest moment of the clip counts as silence.
 
     Returns:
-        (K,) float64 seconds from the first sample, ascending. What sounds from the first sample on is not an onset,
+        (K,) float64 seconds from the first sample, ascending. What sounds from the first 5 ms on is not an onset,
         and what starts within the last 5 ms is too short to tell; a clip shorter than 22 ms has none.
     """
     signal = np.asarray(waveform, np.float64)
@@ -74,7 +75,8 @@ def onset_times_s(
             break
         if all(abs(frame - other) * HOP_S >= min_separation_s for other in chosen):
             chosen.append(int(frame))
-    return np.unique(np.array([_trace_back(signal, frame * hop, sample_rate_hz) for frame in chosen]))
+    found_s = np.unique(np.array([_trace_back(signal, frame * hop, sample_rate_hz) for frame in chosen]))
+    return found_s[found_s >= EDGE_S]
 
 
 def match_onsets(
@@ -138,22 +140,31 @@ def _trace_back(signal: np.ndarray, peak: int, sample_rate_hz: int) -> float:
     """Seconds at which the energy that culminates near sample ``peak`` starts to rise.
 
     What still rings, or hums, from before is predictable from its own past: the energy is taken of the error of a
-    linear prediction fitted to the time before the rise.
+    linear prediction fitted to the time before the rise. Of the moments between where that energy passes a threshold
+    and its top, the one counts after which it is the loudest for 3 ms in proportion to the 8 ms before: what rolls
+    on, or rang irregularly, may pass the threshold early, but does not step up.
     """
     begin, turn, end = (max(0, peak + round(ms * sample_rate_hz / 1000)) for ms in (-45, -18, 6))
-    part = signal[begin:end]
+    after, before = round(0.003 * sample_rate_hz), round(0.008 * sample_rate_hz)
+    part = signal[begin : end + after]
     error = np.convolve(part, _prediction_error_filter(part[: turn - begin], ORDER))[: len(part)]
     smooth = max(1, round(0.001 * sample_rate_hz))
     energy = np.convolve(np.square(error), np.ones(smooth))[: len(part)]
     past = energy[smooth + ORDER : turn - begin].max(initial=0.0)
-    recent = energy[turn - begin :]
+    recent = energy[turn - begin : end - begin]
     top = int(np.argmax(recent))
     # A tenth of the top; where the past is nearly as loud, halfway between the two in decibels.
     threshold = min(max(0.1 * recent[top], np.sqrt(past * recent[top])), 0.7 * recent[top])
     above = np.flatnonzero(recent[: top + 1] >= threshold)
     # Back from the top; a dip of a few milliseconds is a slow oscillation, a longer one is what was there before.
     breaks = np.flatnonzero(np.diff(above) > 0.004 * sample_rate_hz)
-    return (turn + int(above[breaks[-1] + 1 if len(breaks) else 0])) / sample_rate_hz
+    first = turn - begin + int(above[breaks[-1] + 1 if len(breaks) else 0])
+    summed = np.concatenate([[0.0], np.cumsum(np.square(error))])
+    moments = np.arange(first, min(turn - begin + top + 1, len(part) - after))
+    if len(moments) and first >= before:
+        louder = summed[moments + after] - summed[moments] + 1e-12
+        first = int(moments[np.argmax(louder / (summed[moments] - summed[moments - before] + 1e-12))])
+    return (begin + first) / sample_rate_hz
 
 
 def _prediction_error_filter(past: np.ndarray, order: int) -> np.ndarray:

@@ -6,7 +6,7 @@ IMAGE is (T, H, W, 3) float in [0, 1], MASK (T, H, W) float in [0, 1], AUDIO {"w
 
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,51 @@ SHIPPED = "shipped with vidgen"
 """How the combo box calls the model that the repository carries."""
 EXTEND, LEAD_UP, REPLACE, FOLEY = VIDEO_TASKS = ("go on after it", "lead up to it", "replace parts", "make its sound")
 BOTH, ONLY_PICTURE, ONLY_SOUND = STREAMS = ("picture and sound", "picture", "sound")
+OWN_SOLVER = "the model's own"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How clips are sampled, as a node is told it: 0 steps and scales of -1 are the model's own."""
+
+    seed: int
+    batch_size: int
+    num_inference_steps: int
+    guidance_scale: float
+    audio_guidance_scale: float
+    solver: str
+    with_audio: bool
+    loop: bool
+
+    @classmethod
+    def split(cls, settings: Mapping[str, Any]) -> "tuple[Choices, dict[str, Any]]":
+        """These of a node's inputs, and all others."""
+        names = {field.name for field in fields(cls)}
+        own = {name: value for name, value in settings.items() if name in names}
+        return cls(**own), {name: value for name, value in settings.items() if name not in names}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """As ``VidGenPipeline.sampling`` takes them."""
+        return {
+            "num_inference_steps": self.num_inference_steps or None,
+            "guidance_scale": None if self.guidance_scale < 0 else self.guidance_scale,
+            "audio_guidance_scale": None if self.audio_guidance_scale < 0 else self.audio_guidance_scale,
+            "solver": None if self.solver == OWN_SOLVER else self.solver,
+        }
+
+    def generators(self) -> list[torch.Generator]:
+        """One for each clip, seeded one after the other: a clip is the same whatever batch it is in."""
+        return [torch.Generator().manual_seed(self.seed + index) for index in range(self.batch_size)]
 
 
 def list_models(folders: list[str]) -> list[str]:
-    """What the combo box offers: the shipped model, if it is there, and every folder with a model in it."""
+    """What the combo box offers: the shipped model, if it is there, and NAME or ORG/NAME of those in the folders."""
     found = {
         path.parent.relative_to(folder).as_posix()
         for folder in map(Path, folders)
-        for path in folder.glob("**/model_index.json")
-        if path.parent != folder
+        for pattern in ("*/model_index.json", "*/*/model_index.json")
+        for path in folder.glob(pattern)
     }
     return [SHIPPED] * SHIPPED_MODEL.is_dir() + sorted(found)
 
@@ -75,6 +111,7 @@ def read_request(
     duration_s: float = 0.0,
     frame_rate: float = 0.0,
     with_audio: bool = True,
+    loop: bool = False,
     image: Tensor | None = None,
     last_image: Tensor | None = None,
     keyframes: Tensor | None = None,
@@ -87,6 +124,7 @@ def read_request(
     replace_to_s: float = 0.0,
     replace_in: str = BOTH,
     mask: Tensor | None = None,
+    strength: float = 1.0,
     audio: Mapping[str, Any] | None = None,
 ) -> tuple[ClipSpec, Given | None, list[str]]:
     """The clip that is asked for, what of it is given, and a line for whatever was changed to fit.
@@ -99,6 +137,7 @@ def read_request(
         replace_from_s, replace_to_s: the span that is made anew, none if both are 0; ``replace_in`` says in which
             streams.
         mask: places of the video that are made anew, 1; one picture for all frames or one for each.
+        strength: how much of what is replaced changes; below 1 without a span and a mask, of the whole video.
         audio: a sound to make a picture for; beside a video, the video's sound.
 
     Raises:
@@ -113,19 +152,21 @@ def read_request(
     settings: dict[str, Any] = {}
     if clip is not None:
         settings["video"] = clip
-        settings |= _video_task(video_task, extend_s, (replace_from_s, replace_to_s), replace_in, mask)
+        settings |= _video_task(video_task, extend_s, (replace_from_s, replace_to_s), replace_in, mask, strength)
         if video_task == FOLEY and audio is not None:
             raise InputError("the video's sound is to be made, and a sound is given: leave one of them out")
         if video_task == FOLEY and not with_audio:
             raise InputError("the video's sound is to be made, and no sound is wanted: turn with_audio on")
         if video_task in (EXTEND, LEAD_UP, REPLACE) and duration_s:
             raise InputError("the video decides how long the clip is: set duration_s to 0")
-    elif mask is not None:
-        raise InputError("a mask says what of a video is made anew: connect a video too")
+    elif mask is not None or strength != 1:
+        raise InputError("mask and strength say what of a video is made anew: connect a video too")
     elif sound is not None:
         settings["audio"] = sound
         if not with_audio:
             raise InputError("a sound is given, and no sound is wanted: turn with_audio on")
+    if loop and (video is not None or last_image is not None):
+        raise InputError("a loop ends with its first frame: no video and no last_image go with it")
     if not pictures and not settings:
         return spec, None, []
     model_clip = own.spec(height=spec.height, width=spec.width, frame_rate=spec.frame_rate)
@@ -141,24 +182,32 @@ def read_request(
 
 
 def _video_task(
-    task: str, extend_s: float, span: tuple[float, float], replace_in: str, mask: Tensor | None
+    task: str,
+    extend_s: float,
+    span: tuple[float, float],
+    replace_in: str,
+    mask: Tensor | None,
+    strength: float,
 ) -> dict[str, Any]:
     """What ``read_given`` is told of a video."""
     if task not in VIDEO_TASKS or replace_in not in STREAMS:
         raise InputError(f"{task!r} of {replace_in!r} is not known: {', '.join(VIDEO_TASKS)}; of {', '.join(STREAMS)}")
-    if mask is not None and task != REPLACE:
-        raise InputError(f"a mask goes with {REPLACE!r}, not with {task!r}")
+    if task != REPLACE and (mask is not None or strength != 1):
+        raise InputError(f"mask and strength go with {REPLACE!r}, not with {task!r}")
     if task == FOLEY:
         return {"only": "audio"}
     if task in (EXTEND, LEAD_UP):
         return {"extend_s": extend_s if task == EXTEND else -extend_s}
     if mask is not None and replace_in == ONLY_SOUND:
         raise InputError("a mask says what of the picture is made anew, and only sound is to be")
-    if span == (0, 0) and mask is None:
-        raise InputError("nothing is to be replaced: set replace_from_s and replace_to_s, or connect a mask")
+    if span == (0, 0) and mask is None and strength == 1:
+        raise InputError(
+            "nothing is to be replaced: set replace_from_s and replace_to_s, or a mask, or a strength below 1"
+        )
     return {
         "replaced": None if span == (0, 0) else span,
         "mask": None if mask is None else _array(mask) > 0.5,
+        "strength": None if strength == 1 else strength,
         "only": {BOTH: None, ONLY_PICTURE: "video", ONLY_SOUND: "audio"}[replace_in],
     }
 
@@ -214,6 +263,11 @@ def to_bytes(images: Tensor) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] < 3:
         raise InputError(f"pictures are (T, H, W, 3), not {tuple(images.shape)}")
     return (images[..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def to_audio(waveform: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
+    """(N,) float32 to AUDIO."""
+    return {"waveform": torch.from_numpy(waveform)[None, None], "sample_rate": sample_rate_hz}
 
 
 def to_image(frames: np.ndarray) -> Tensor:

@@ -1,17 +1,36 @@
 """The nodes, in ComfyUI's V3 schema. Inputs are named as in the pipeline; 0 (or -1) leaves a choice to the model."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import folder_paths
+import numpy as np
+import torch
 from comfy_api.latest import ComfyExtension, InputImpl, Types, io
 
+from ..clip import ClipSpec
+from ..lora import Lora
 from ..options import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
-from .inputs import BOTH, EXTEND, STREAMS, VIDEO_TASKS, find_model, list_models, read_request, to_image
-from .sampling import Progress, VidGenLatents, VidGenModel, VidGenText, denoise, encode_text, note
+from ..recipe import is_made_in_parts
+from .inputs import (
+    BOTH,
+    EXTEND,
+    OWN_SOLVER,
+    STREAMS,
+    VIDEO_TASKS,
+    Choices,
+    find_model,
+    list_models,
+    read_request,
+    to_audio,
+    to_image,
+)
+from .sampling import VidGenLatents, VidGenModel, VidGenText, denoise, encode_text, make_in_parts, note
 
 CATEGORY = "vidgen"
 MODELS = "vidgen"
-OWN_SOLVER = "the model's own"
+LORAS = "loras"
 
 ModelType = io.Custom("VIDGEN_MODEL")
 TextType = io.Custom("VIDGEN_TEXT")
@@ -24,6 +43,9 @@ def prompt_inputs() -> list[Any]:
     return [
         io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What is to be seen and heard."),
         io.String.Input("negative_prompt", multiline=True, default="", tooltip="What to keep away from."),
+        io.String.Input(
+            "camera", default="", optional=True, tooltip="A move that the model knows by name: zooms-in, orbits-left."
+        ),
     ]
 
 
@@ -46,6 +68,7 @@ def sampling_inputs() -> list[Any]:
                        tooltip="The same for the sound; -1: as guidance_scale, or the model's own."),
         io.Combo.Input("solver", options=[OWN_SOLVER, "euler", "heun", "midpoint"], default=OWN_SOLVER),
         io.Boolean.Input("with_audio", default=True, tooltip="Off: no sound is made."),
+        io.Boolean.Input("loop", default=False, tooltip="On: after the last frame comes the first."),
     ]  # fmt: skip
 
 
@@ -69,6 +92,8 @@ def material_inputs() -> list[Any]:
         io.Float.Input("replace_from_s", default=0.0, min=0.0, max=3600.0, step=0.05, optional=True,
                        tooltip="The span of the video that is made anew; from 0 to 0: none."),
         io.Float.Input("replace_to_s", default=0.0, min=0.0, max=3600.0, step=0.05, optional=True),
+        io.Float.Input("strength", default=1.0, min=0.01, max=1.0, step=0.01, optional=True,
+                       tooltip="How much of what is replaced changes; below 1 it stays like what was there."),
         io.Combo.Input("replace_in", options=list(STREAMS), default=BOTH, optional=True),
     ]  # fmt: skip
 
@@ -84,53 +109,48 @@ def clip_outputs() -> list[Any]:
     ]
 
 
-def sample(
-    model: VidGenModel,
-    text: VidGenText,
-    *,
-    seed: int,
-    batch_size: int,
-    num_inference_steps: int,
-    guidance_scale: float,
-    audio_guidance_scale: float,
-    solver: str,
-    with_audio: bool,
-    **request: Any,
-) -> VidGenLatents:
-    spec, given, notes = read_request(model.generation, with_audio=with_audio, **request)
+def with_camera(model: VidGenModel, prompt: str, camera: str) -> str:
+    return model.generation.with_camera(prompt, camera.strip()) if camera.strip() and prompt.strip() else prompt
+
+
+@torch.no_grad()
+def sample(model: VidGenModel, text: VidGenText, settings: dict[str, Any]) -> VidGenLatents:
+    choices, request = Choices.split(settings)
+    spec, given, notes = read_request(model.generation, with_audio=choices.with_audio, loop=choices.loop, **request)
     note(notes)
-    pipeline = model.loaded()
-    sampling = pipeline.sampling(
-        num_inference_steps or None,
-        None if guidance_scale < 0 else guidance_scale,
-        None if audio_guidance_scale < 0 else audio_guidance_scale,
-        None if solver == OWN_SOLVER else solver,
-    )
-    return denoise(
-        pipeline,
-        text,
-        spec,
-        given,
-        sampling,
-        seed=seed,
-        batch_size=batch_size,
-        with_audio=with_audio,
-        on_step=Progress(pipeline, sampling.steps),
-    )
+    return denoise(model.loaded(), text, spec, given, choices)
 
 
+@torch.no_grad()
 def decode(model: VidGenModel, latents: VidGenLatents) -> io.NodeOutput:
     pipeline, spec = model.loaded(), latents.spec
     frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True)
-    images = [to_image(clip) for clip in frames]
-    sounds: list[Any] = [None] * len(images)
+    waveforms: Any = [None] * len(frames)
     if latents.audio is not None:
-        waveform = pipeline.decode_audio(latents.audio.to(pipeline.device), spec, latents.given, as_array=False).cpu()
-        sounds = [{"waveform": sound[None, None], "sample_rate": spec.sample_rate_hz} for sound in waveform]
-    videos = [
-        InputImpl.VideoFromComponents(Types.VideoComponents(images=shown, audio=heard, frame_rate=spec.frame_rate))
-        for shown, heard in zip(images, sounds, strict=True)
-    ]
+        waveforms = pipeline.decode_audio(latents.audio.to(pipeline.device), spec, latents.given, as_array=True)
+    return outputs(zip(frames, waveforms, strict=True), spec)
+
+
+@torch.no_grad()
+def generate(model: VidGenModel, prompt: str, negative_prompt: str, settings: dict[str, Any]) -> io.NodeOutput:
+    """All steps; a long clip of which nothing is given is made in parts."""
+    text = encode_text(model.loaded(), prompt, negative_prompt)
+    choices, request = Choices.split(settings)
+    spec, given, notes = read_request(model.generation, with_audio=choices.with_audio, loop=choices.loop, **request)
+    if not is_made_in_parts(spec, model.generation, given is not None or choices.loop):
+        note(notes)
+        return decode(model, denoise(model.loaded(), text, spec, given, choices))
+    return outputs(make_in_parts(model.loaded(), prompt, negative_prompt, spec, choices), spec)
+
+
+def outputs(clips: Iterable[tuple[np.ndarray, np.ndarray | None]], spec: ClipSpec) -> io.NodeOutput:
+    """IMAGE, AUDIO and VIDEO of each clip: of its frames (T, H, W, 3) uint8 and sound (N,), or None."""
+    images, sounds, videos = [], [], []
+    for frames, waveform in clips:
+        images.append(to_image(frames))
+        sounds.append(None if waveform is None else to_audio(waveform, spec.sample_rate_hz))
+        parts = Types.VideoComponents(images=images[-1], audio=sounds[-1], frame_rate=spec.frame_rate)
+        videos.append(InputImpl.VideoFromComponents(parts))
     return io.NodeOutput(images, sounds, videos)
 
 
@@ -156,7 +176,32 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
-        return io.NodeOutput(VidGenModel(find_model(model, folder_paths.get_folder_paths(MODELS))))
+        return io.NodeOutput(VidGenModel.open(find_model(model, folder_paths.get_folder_paths(MODELS))))
+
+
+class LoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VidGenLora",
+            display_name="vidgen LoRA",
+            category=CATEGORY,
+            description="A LoRA of models/loras in the model; several are put in by several such nodes.",
+            inputs=[
+                ModelType.Input("model"),
+                io.Combo.Input("lora", options=folder_paths.get_filename_list(LORAS)),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05),
+            ],
+            outputs=[ModelType.Output("model_out", display_name="model")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora: str) -> bool | str:
+        return True if folder_paths.get_full_path(LORAS, lora) else f"there is no LoRA {lora!r} in models/{LORAS}"
+
+    @classmethod
+    def execute(cls, model: VidGenModel, lora: str, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(model.with_lora(Lora(Path(folder_paths.get_full_path(LORAS, lora)), strength)))
 
 
 class TextEncode(io.ComfyNode):
@@ -172,8 +217,8 @@ class TextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: VidGenModel, prompt: str, negative_prompt: str) -> io.NodeOutput:
-        return io.NodeOutput(encode_text(model.loaded(), prompt, negative_prompt))
+    def execute(cls, model: VidGenModel, prompt: str, negative_prompt: str, camera: str = "") -> io.NodeOutput:
+        return io.NodeOutput(encode_text(model.loaded(), with_camera(model, prompt, camera), negative_prompt))
 
 
 class Sampler(io.ComfyNode):
@@ -190,7 +235,7 @@ class Sampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: VidGenModel, text: VidGenText, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(sample(model, text, **settings))
+        return io.NodeOutput(sample(model, text, settings))
 
 
 class Decode(io.ComfyNode):
@@ -223,11 +268,12 @@ class Generate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: VidGenModel, prompt: str, negative_prompt: str, **settings: Any) -> io.NodeOutput:
-        text = encode_text(model.loaded(), prompt, negative_prompt)
-        return decode(model, sample(model, text, **settings))
+    def execute(
+        cls, model: VidGenModel, prompt: str, negative_prompt: str, camera: str = "", **settings: Any
+    ) -> io.NodeOutput:
+        return generate(model, with_camera(model, prompt, camera), negative_prompt, settings)
 
 
 class VidGenExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, TextEncode, Sampler, Decode, Generate]
+        return [LoadModel, LoadLora, TextEncode, Sampler, Decode, Generate]

@@ -1,14 +1,14 @@
 """A model on ComfyUI's books, and the steps of sampling: shared by the nodes for one step and the one for all."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.utils
+import numpy as np
 import torch
 from comfy.cli_args import LatentPreviewMethod
 from comfy.cli_args import args as comfy_args
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from ..clip import ClipSpec
 from ..conditioning import Conditioning, Text
-from ..data.source import to_uint8
 from ..errors import InputError
 from ..given import Given
-from ..pipeline import Sampling, VidGenPipeline
-
-PREVIEW_PIXELS = 512
+from ..loop import looped_spec
+from ..lora import Lora, load_loras
+from ..making import preview
+from ..pipeline import VidGenPipeline
+from .inputs import Choices
 
 
 class VidGenNetworks(nn.ModuleDict):
@@ -32,26 +33,57 @@ class VidGenNetworks(nn.ModuleDict):
 class VidGenModel:
     """A pipeline whose memory is ComfyUI's: it goes to the device when it is used, and gives way when told to.
 
-    It stays loaded between runs as long as ComfyUI keeps the output of the node that loaded it, and has room.
+    It stays loaded between runs as long as ComfyUI keeps the output of the node that loaded it, and has room. Models
+    that differ in their LoRAs share one pipeline.
     """
+
+    def __init__(self, shared: "_Shared", loras: tuple[Lora, ...] = ()):
+        self._shared, self._loras = shared, loras
+        self.generation = shared.pipeline.generation
+
+    @classmethod
+    def open(cls, folder: Path) -> "VidGenModel":
+        """From a model's folder; raises InputError if it is damaged or holds no model."""
+        return cls(_Shared(folder))
+
+    def with_lora(self, lora: Lora) -> "VidGenModel":
+        """The same with one more.
+
+        Raises:
+            InputError: it is missing, damaged or made for another model.
+        """
+        model = VidGenModel(self._shared, (*self._loras, lora))
+        model.loaded()
+        return model
+
+    def loaded(self) -> VidGenPipeline:
+        """The pipeline, whole and on its device, with these LoRAs: ComfyUI makes room, and may have taken it away."""
+        self._shared.use(self._loras)
+        memory.load_models_gpu([self._shared.patcher], force_full_load=True)
+        return self._shared.pipeline
+
+
+class _Shared:
+    """What ComfyUI has on its books, and the LoRAs that are in it now."""
 
     def __init__(self, folder: Path):
         device = memory.get_torch_device()
         is_half = not memory.is_device_cpu(device) and memory.should_use_bf16(device)
-        self._pipeline = VidGenPipeline.from_pretrained(
-            folder, torch_dtype=torch.bfloat16 if is_half else torch.float32
-        )
-        self._patcher = comfy.model_patcher.ModelPatcher(
-            VidGenNetworks(self._pipeline.components),
+        dtype = torch.bfloat16 if is_half else torch.float32
+        self.pipeline = VidGenPipeline.from_pretrained(folder, torch_dtype=dtype)
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            VidGenNetworks(self.pipeline.components),
             load_device=device,
             offload_device=memory.unet_offload_device(),
         )
-        self.generation = self._pipeline.generation
+        self.loras: tuple[Lora, ...] = ()
 
-    def loaded(self) -> VidGenPipeline:
-        """The pipeline, whole and on its device: ComfyUI makes room and may have taken parts of it away since."""
-        memory.load_models_gpu([self._patcher], force_full_load=True)
-        return self._pipeline
+    def use(self, loras: tuple[Lora, ...]) -> None:
+        if self.loras != loras:
+            self.pipeline.unload_lora_weights()
+            self.loras = ()
+            load_loras(self.pipeline.transformer, loras)
+            self.loras = loras
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,57 +117,76 @@ def encode_text(pipeline: VidGenPipeline, prompt: str, negative_prompt: str) -> 
 
 
 def denoise(
-    pipeline: VidGenPipeline,
-    text: VidGenText,
-    spec: ClipSpec,
-    given: Given | None,
-    sampling: Sampling,
-    *,
-    seed: int,
-    batch_size: int,
-    with_audio: bool,
-    on_step: Callable[..., None],
+    pipeline: VidGenPipeline, text: VidGenText, spec: ClipSpec, given: Given | None, choices: Choices
 ) -> VidGenLatents:
-    """B clips of one prompt; clip i is that of the seed ``seed + i``, whatever the batch."""
-    generators = [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
-    video_noise, audio_noise = pipeline.noise(spec, batch_size, generators)
-    conditioning = Conditioning() if given is None else pipeline.encode_given(given, spec)
-    video, audio = pipeline.denoise(
-        (video_noise, audio_noise if with_audio else None),
-        _for_batch(text.positive, pipeline, batch_size),
-        _for_batch(text.negative, pipeline, batch_size) if sampling.is_guided else None,
+    """A batch of clips of one prompt, at once."""
+    sampling = pipeline.sampling(**choices.sampling)
+    conditioning = Conditioning()
+    if given is not None:
+        conditioning = pipeline.encode_given(given, looped_spec(spec) if choices.loop else spec)
+    video, audio = pipeline.denoise_clips(
+        spec,
+        choices.batch_size,
+        _for_batch(text.positive, pipeline, choices.batch_size),
+        _for_batch(text.negative, pipeline, choices.batch_size) if sampling.is_guided else None,
         sampling,
-        spec.video_latent_times_s(),
-        spec.audio_latent_times_s(),
         conditioning,
-        on_step,
+        with_audio=choices.with_audio,
+        loop=choices.loop,
+        generator=choices.generators(),
+        callback_on_step_end=Progress(sampling.steps).on_step_end,
     )
-    assert video is not None
     return VidGenLatents(video, audio, spec, given)
 
 
+def make_in_parts(
+    pipeline: VidGenPipeline, prompt: str, negative_prompt: str, spec: ClipSpec, choices: Choices
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Long clips, window after window (``vidgen.streaming``): frames (T, H, W, 3) uint8 and sound (N,), or None."""
+    progress = Progress(spec.num_frames * choices.batch_size, unit_is_step=False)
+    for generator in choices.generators():
+        frames, sound = [], []
+        for chunk in pipeline.stream(
+            prompt,
+            spec.duration_s,
+            with_audio=choices.with_audio,
+            height=spec.height,
+            width=spec.width,
+            frame_rate=spec.frame_rate,
+            negative_prompt=negative_prompt,
+            generator=generator,
+            callback_on_step_end=progress.on_step_end,
+            **choices.sampling,
+        ):
+            frames.append(chunk.frames)
+            sound += [] if chunk.waveform is None else [chunk.waveform]
+            progress.done += len(chunk.frames)
+        yield np.concatenate(frames), np.concatenate(sound) if sound else None
+
+
 class Progress:
-    """ComfyUI's bar with a preview of the latents, if it wants previews; a step is where a run can be stopped."""
+    """ComfyUI's bar, with a preview of the latents if it wants previews; at every step a run can be stopped.
 
-    def __init__(self, pipeline: VidGenPipeline, steps: int):
-        self.vae = pipeline.vae
-        self.steps = steps
-        self.bar = comfy.utils.ProgressBar(steps)
+    Args:
+        total: steps, or else whatever is counted in ``done``.
+    """
+
+    def __init__(self, total: int, unit_is_step: bool = True):
+        self.total, self.unit_is_step, self.done = total, unit_is_step, 0
+        self.bar = comfy.utils.ProgressBar(total)
         memory.throw_exception_if_processing_interrupted()
 
-    def __call__(self, _pipeline: Any, step: int, _level: Any, values: dict[str, Any]) -> None:
+    def on_step_end(
+        self, pipeline: VidGenPipeline, _step: int, _level: Tensor, latents: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         memory.throw_exception_if_processing_interrupted()
-        preview = None
+        picture = None
         if comfy_args.preview_method != LatentPreviewMethod.NoPreviews:
-            preview = ("JPEG", self._picture(values["video_latents"]), PREVIEW_PIXELS)
-        self.bar.update_absolute(step + 1, self.steps, preview)
-
-    def _picture(self, latents: Tensor) -> Image.Image:
-        """The middle of the first clip, decoded from two latent frames alone: cheap, and nearly what it will be."""
-        middle = latents.shape[2] // 2
-        part = latents[:1, :, max(0, middle - 1) : middle + 1]
-        frame = self.vae.from_latents(part.to(self.vae.dtype))[0, :, -1:]
-        return Image.fromarray(to_uint8(frame.float())[0].cpu().numpy())
+            strip = Image.fromarray(preview(pipeline, latents["video_latents"]))
+            picture = ("JPEG", strip, comfy_args.preview_size)
+        self.done += self.unit_is_step
+        self.bar.update_absolute(self.done, self.total, picture)
+        return latents
 
 
 def note(lines: list[str]) -> None:

@@ -104,7 +104,7 @@ def survey_video(
             frames.mark_corrupt()
         if not frames.times_s:
             raise Unusable("no frame can be decoded")
-        claimed_s = _seconds(stream.duration, stream.time_base)
+        claimed_s = _seconds(stream.duration, stream.time_base) or (container.duration or 0) / av.time_base
         aspect = float(stream.sample_aspect_ratio or 1)
         audio = container.streams.audio[0] if container.streams.audio else None
         first_s, audio_starts_s, audio_ends_s = frames.times_s[0], 0.0, 0.0

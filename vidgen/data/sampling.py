@@ -156,3 +156,8 @@ class SeededBatches(Dataset):
     def __getitem__(self, keys: list[tuple[int, int]]) -> dict[str, Any]:
         seeds = [int(np.random.default_rng((self.seed, draw, 1)).integers(2**62)) for _, draw in keys]
         return {**self.dataset[keys], "seeds": seeds}
+
+
+def held_back_keys(dataset: Dataset, count: int) -> list[tuple[int, int]]:
+    """Keys of samples that are the same in every sheet, with draws far beyond those that training reaches."""
+    return [(n % len(dataset), 2**40 + n) for n in range(count)]  # type: ignore[arg-type]

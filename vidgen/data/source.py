@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -117,3 +118,13 @@ def to_float(video: Tensor) -> Tensor:
 def to_uint8(video: Tensor) -> Tensor:
     """Float (…, 3, T, H, W) in [-1, 1] to uint8 (…, T, H, W, 3)."""
     return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-4, -1)
+
+
+def random_crops(video: Tensor, size: int, seeds: list[int]) -> Tensor:
+    """A square of each clip (B, T, H, W, 3), placed at random by the sample's own seed."""
+    crops = []
+    for clip, seed in zip(video, seeds, strict=True):
+        rng = np.random.default_rng(seed)
+        top, left = (int(rng.integers(max(0, edge - size) + 1)) for edge in clip.shape[1:3])
+        crops.append(clip[:, top : top + size, left : left + size])
+    return torch.stack(crops)

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A stage of training on several machines under SLURM. What follows the script's name is what follows train.py:
+#   sbatch --nodes 4 runs/slurm.sh dit --config 1.3b --data shards --output /shared/out/dit --model /shared/base
+# The output folder must be on a disk that all machines share. When time runs out, or a machine is taken away or lost,
+# the job is queued again and goes on from its last checkpoint; SIGTERM, sent two minutes before the end, makes one.
+#SBATCH --job-name=vidgen
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=96
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=vidgen-%j.log
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+[ $# -ge 1 ] || { sed -n '2,5p' "$0" >&2 && exit 2; }
+gpus=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
+nodes=${SLURM_NNODES:-1}
+address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+# One launcher a machine, which starts a process for each GPU. Single quotes: SLURM_NODEID is each machine's own.
+srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
+  --config_file "${ACCELERATE_CONFIG:-runs/accelerate/many_nodes_fsdp.yaml}" \
+  --num_machines '"$nodes"' --num_processes '"$((nodes * gpus))"' --machine_rank "$SLURM_NODEID" \
+  --main_process_ip '"$address"' --main_process_port '"$port"' train.py "$@"' train "$@" &
+job=$!
+ended_early=
+trap 'ended_early=1; kill -TERM "$job" 2>/dev/null || true' TERM
+wait "$job" && status=0 || status=$?
+while kill -0 "$job" 2>/dev/null; do wait "$job" && status=0 || status=$?; done # the signal ends the first wait
+if [ -n "$ended_early" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-50}" ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
