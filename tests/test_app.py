@@ -52,8 +52,10 @@ def pipeline():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (20, 32, 64, 3), dtype=np.uint8)
+    y, x = np.mgrid[:128, :192] / 128
+    falling = np.minimum(0.15 + 0.05 * np.arange(20), 0.75)
+    ball = (x - 0.75) ** 2 + (y - falling[:, None, None]) ** 2 < 0.02
+    frames = np.where(ball[..., None], (200, 40, 30), (190, 190, 195)).astype(np.uint8)
     sound = np.sin(2 * np.pi * 440 * np.arange(20000) / 24000).astype(np.float32) / 2
     media.write_video(folder / "clip.mp4", frames, sound, 24)
     Image.fromarray(frames[0]).save(folder / "a.png")
@@ -288,7 +290,7 @@ def visit(browser):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(300_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
         page.wait_for_selector("#stage .stage.empty")
@@ -306,7 +308,7 @@ def visit(browser):
 
 def type_prompt(page, prompt, steps=None, seed=None):
     if steps is not None:
-        page.evaluate("document.querySelector('#steps') || document.querySelector('.label-wrap').click()")
+        page.evaluate("document.querySelector('#steps') || document.querySelector('#more .label-wrap').click()")
         page.fill("#steps input[type=number]", str(steps))
         page.keyboard.press("Tab")
     if seed is not None:
@@ -323,12 +325,19 @@ def tags_shown(page):
     return page.inner_text("#details code")
 
 
-def save_picture(page, name):
-    """A screenshot with few colours, for docs/, if it is asked for."""
+def save_pictures(page, name, *places):
+    """Screenshots side by side, each of what lies at and below a place, for docs/, if they are asked for."""
     folder = os.environ.get("VIDGEN_SCREENSHOTS")
-    if folder:
-        picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-        picture.quantize(128).save(Path(folder) / name, optimize=True)
+    if not folder:
+        return
+    page.click("#more .label-wrap")  # closed again
+    page.wait_for_timeout(500)
+    parts = []
+    for place in places:
+        page.evaluate("place => document.querySelector(place).scrollIntoView()", place)
+        page.mouse.move(0, 0)
+        parts.append(np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")))
+    Image.fromarray(np.concatenate(parts, axis=1)).quantize(256).save(Path(folder) / name, optimize=True)
 
 
 def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):
@@ -378,7 +387,8 @@ def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):
     (tmp_path / "again.mp4").write_bytes(again)
     assert media.read_metadata(tmp_path / "again.mp4") == tags
     assert np.array_equal(media.read_clip(tmp_path / "again.mp4").frames, clip.frames)
-    save_picture(page, "page.png")
+    page.set_viewport_size({"width": 1280, "height": 1250})
+    save_pictures(page, "page.png", "#head")
 
 
 def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
@@ -391,11 +401,11 @@ def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
     page.keyboard.press("Enter")
     wait_for_clip(page, 1)
     assert "--video clip.mp4 --only audio" in tags_shown(page)
-    assert "clip.mp4: 64×32 cropped and scaled to 128×128" in page.inner_text("#stage")
+    assert "clip.mp4: 192×128 cropped and scaled to 128×128" in page.inner_text("#stage")
     box = page.locator("#stage").bounding_box()
     assert -100 < box["y"] < 844  # it has been scrolled to
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    save_picture(page, "page-phone.png")
+    save_pictures(page, "page-phone.png", "#head", "#stage")
 
 
 def test_stop_ends_the_work_at_the_next_step(visit, address):

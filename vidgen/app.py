@@ -151,7 +151,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                 with gr.Row():
                     make = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3, min_width=150)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False, min_width=90)
-                with gr.Accordion("More settings", open=False):
+                with gr.Accordion("More settings", open=False, elem_id="more"):
                     steps = gr.Slider(1, 100, value=own.num_inference_steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(0, 15, value=own.guidance_scale, step=0.1, label="Guidance of the picture")
                     audio_guidance = gr.Slider(0, 15, value=own.audio_guidance_scale, step=0.1,

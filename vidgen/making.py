@@ -48,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip: its file; for showing it a copy, a sheet (frames, waveform, spectrogram) and a poster; its tags."""
+    """A finished clip: its file; to show it a copy, a sheet (frames, waveform, spectrogram) and a poster; its tags."""
 
     path: str
     copy: str
