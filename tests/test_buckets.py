@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from vidgen.data.buckets import Bucket, fitting_frames, fitting_size, frame_ladder
 from vidgen.data.captions import first_clause, vary_caption
 from vidgen.data.recordings import Mixture
-from vidgen.data.sampling import KeyedBatches, Layout, held_back_batches, held_back_keys
+from vidgen.data.sampling import KeyedBatches, Layout, held_back_keys
 from vidgen.data.source import Source, parse_source, source_weights
 from vidgen.errors import InputError
+from vidgen.validation import batches_by_shape
 
 
 def layout(groups, sources=None, shards=None, weights=None):
@@ -102,9 +103,10 @@ def test_with_fewer_shards_than_processes_they_share_what_one_would_see():
 def test_held_back_clips_are_all_shown_in_batches_of_one_shape():
     made = layout([0, 1, 1, 0, 1])
     data = Numbers(0, 5)
-    assert list(chain(*held_back_batches(data, 12, 3))) == held_back_keys(data, 12)
+    keys = held_back_keys(data, 12)
+    assert list(chain(*chain(*batches_by_shape(data, keys, 3)))) == keys
     data.layout = made
-    shown = held_back_batches(data, 12, 3)
+    shown = list(chain(*batches_by_shape(data, keys, 3)))
     assert sorted(chain(*shown)) == sorted(held_back_keys(data, 12))
     assert all(len(batch) <= 3 and len({made.groups[index] for index, _ in batch}) == 1 for batch in shown)
 
