@@ -31,7 +31,7 @@ def validate(
     keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
     sums: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
-    for batches in _batches_by_shape(stage.validation, keys, settings.batch_size):
+    for batches in batches_by_shape(stage.validation, keys, settings.batch_size):
         for turn in range(0, len(batches), accelerator.num_processes):
             place = turn + accelerator.process_index
             batch = batches[place % len(batches)]
@@ -48,7 +48,7 @@ def validate(
     return by_level(dict(zip(sums, means, strict=True)))
 
 
-def _batches_by_shape(clips: Any, keys: Keys, batch_size: int) -> list[list[Keys]]:
+def batches_by_shape(clips: Any, keys: Keys, batch_size: int) -> list[list[Keys]]:
     """For each shape of clip its batches."""
     groups: dict[int, Keys] = {}
     group_of = Layout.of(clips).groups
