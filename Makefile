@@ -1,5 +1,6 @@
 # make sample PROMPT="…"   set up what sampling needs, then make a clip
 # make test                set up everything, then check and test
+# make wheel               a wheel and an sdist with the shipped model, in dist/
 
 PYTHON ?= python3
 PROMPT ?= a small red metal ball drops onto a wooden floor
@@ -11,7 +12,7 @@ CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: sample test check setup clean
+.PHONY: sample test check setup wheel clean
 .DELETE_ON_ERROR:
 
 sample: $(CORE)
@@ -26,6 +27,9 @@ check: $(DEV)
 	$(BIN)/mypy
 
 setup: $(DEV)
+
+wheel: $(DEV)
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -176,7 +176,9 @@ def test_callback_sees_every_step(pipeline):
         {"prompt": "a", "duration_s": -1.0},
         {"prompt": "a", "solver": "magic"},
         {"prompt": "a", "num_inference_steps": 0},
-        {"prompt": "a", "output_type": "pil"},
+        {"prompt": "a", "output_type": "gif"},
+        {"prompt": "a", "image": "picture.png"},
+        {"prompt": "a", "callback_on_step_end_tensor_inputs": ["latents"]},
     ],
 )
 def test_bad_arguments(pipeline, wrong):

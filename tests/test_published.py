@@ -17,7 +17,7 @@ from vidgen.placement import GIB, Placement, choose
 from vidgen.published import Asked, PublishedModel, as_frames, as_waveform, open_model
 from vidgen.published_folders import is_published
 
-from .tiny_pipelines import save
+from .tiny_pipelines import TextOnlyProcessor, save
 
 SOUND = {"ltx2": 24000, "kandinsky6": 44100, "cosmos3": 16000}
 RATES = {"ltx": 25, "wan": 16, "wan22": 16, "cogvideox": 8, "mochi": 30}
@@ -108,6 +108,28 @@ def test_sound_is_left_out_or_made_by_another_model(folders, tmp_path, monkeypat
     assert len(heard.waveform) == round(len(heard.frames) / 16 * 24000)
     assert np.abs(heard.waveform).max() > 0
     assert "--add-audio" in clip_inspect.command(media.read_metadata(tmp_path / "heard.mp4"))
+
+
+def test_a_lora_in_the_format_of_its_family(folders, tmp_path):
+    peft = pytest.importorskip("peft")
+    from diffusers import LTXPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    transformer = open_model(folders("ltx"), "cpu").pipeline.transformer
+    transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    LTXPipeline.save_lora_weights(tmp_path / "style", transformer_lora_layers=get_peft_model_state_dict(transformer))
+    file = tmp_path / "style" / "pytorch_lora_weights.safetensors"
+    plain = run(folders("ltx"), tmp_path / "plain.mp4", "--duration", "0.3")
+    styled = run(folders("ltx"), tmp_path / "styled.mp4", "--duration", "0.3", "--lora", f"{file}:0.7")
+    off = run(folders("ltx"), tmp_path / "off.mp4", "--duration", "0.3", "--lora", f"{file}:0")
+    assert not np.array_equal(plain.frames, styled.frames)
+    assert np.array_equal(plain.frames, off.frames)
+    assert f"--lora {file}:0.7" in clip_inspect.command(media.read_metadata(tmp_path / "styled.mp4"))
+    with pytest.raises(InputError, match="no such file"):
+        run(folders("ltx"), tmp_path / "x.mp4", "--lora", "absent.safetensors")
+    other = save("wan", tmp_path / "wan")
+    with pytest.raises(InputError, match="no LoRA for WanPipeline"):
+        run(other, tmp_path / "x.mp4", "--lora", str(file))
 
 
 REFUSED = [
@@ -224,13 +246,46 @@ def test_a_crowded_machine_decodes_in_tiles(folders, monkeypatch):
     assert model.pipeline.transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
 
 
-def test_a_modular_pipeline(folders, tmp_path):
+def modular_of(folder, target, pipeline_class="ModularPipeline"):
+    """The same weights under a modular index."""
     import diffusers
 
-    pipeline = diffusers.ModularPipeline.from_pretrained(str(folders("wan")))
-    pipeline.load_components()
-    pipeline.save_pretrained(str(tmp_path / "modular"), overwrite_modular_index=True)
-    assert not (tmp_path / "modular" / "model_index.json").exists()
-    clip = run(tmp_path / "modular", tmp_path / "clip.mp4", "--duration", "0.5", "--guidance", "2")
+    if pipeline_class == "ModularPipeline":
+        pipeline = diffusers.ModularPipeline.from_pretrained(str(folder))
+    else:
+        pipeline = getattr(diffusers, pipeline_class)(pretrained_model_name_or_path=str(folder))
+    there = [name for name in pipeline.pretrained_component_names if (folder / name).is_dir()]
+    pipeline.load_components(names=there)
+    pipeline.save_pretrained(str(target), overwrite_modular_index=True)
+    assert not (target / "model_index.json").exists()
+    return target
+
+
+def test_a_modular_pipeline(folders, tmp_path):
+    folder = modular_of(folders("wan"), tmp_path / "modular")
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.5", "--guidance", "2")
     assert clip.frames.shape == (9, 32, 32, 3)
     assert clip.frame_rate == 16
+
+
+@pytest.mark.slow
+def test_a_modular_pipeline_with_sound(folders, tmp_path):
+    folder = modular_of(folders("ltx2"), tmp_path / "modular", "LTX2ModularPipeline")
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.3")
+    assert clip.frames.shape == (9, 32, 32, 3)  # its task of text alone could not be told a length
+    assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 9000)
+
+
+@pytest.mark.slow
+def test_minimax_h3_which_is_modular_only(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.Qwen3VLProcessor", TextOnlyProcessor, raising=False)
+    folder = folders("minimax_h3")
+    assert "transformer_ref" not in open_model(folder, "cpu").pipeline.pretrained_component_names  # another task's
+    clip = run(folder, tmp_path / "clip.mp4")
+    assert clip.frames.shape == (124, 32, 32, 3)
+    assert (clip.frame_rate, clip.sample_rate_hz) == (24, 32000)
+    assert abs(len(clip.waveform) / 32000 - 124 / 24) < 0.001
+    with pytest.raises(InputError, match="does not take --negative-prompt"):
+        run(folder, tmp_path / "clip.mp4", "--negative-prompt", "noise")
+    with pytest.raises(InputError, match="5"):  # seconds at least
+        run(folder, tmp_path / "clip.mp4", "--duration", "1")

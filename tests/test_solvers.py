@@ -68,9 +68,29 @@ def test_networks_are_not_asked_at_sigma_zero(solver):
 def test_callback_gets_the_clean_estimate():
     seen = []
     clean, noise = torch.zeros(3), torch.ones(3)
-    euler(lambda x, sigma: (noise - clean,), (noise,), sigma_schedule(4), lambda step, x: seen.append((step, x[0])))
+
+    def callback(step, estimate, x):
+        seen.append((step, estimate[0]))
+
+    euler(lambda x, sigma: (noise - clean,), (noise,), sigma_schedule(4), callback)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
     assert all(torch.allclose(estimate, clean, atol=1e-6) for _, estimate in seen)
+
+
+@pytest.mark.parametrize("solver", [euler, heun, midpoint])
+def test_what_a_callback_returns_goes_on(solver):
+    """The state that the callback sees is the one that the step came to, and another one may take its place."""
+    states = []
+
+    def keep(step, _, x):
+        states.append(float(x[0]))
+
+    noise = torch.ones(())
+    end = solver(lambda x, sigma: (noise,), (noise,), sigma_schedule(4), keep)
+    assert states == pytest.approx([0.75, 0.5, 0.25, 0.0])
+    assert float(end[0]) == pytest.approx(states[-1])
+    moved = solver(lambda x, sigma: (noise,), (noise,), sigma_schedule(4), lambda step, _, x: (x[0] + 1,))
+    assert float(moved[0]) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("shift", [0.3, 1.0, 12.0])

@@ -1,5 +1,6 @@
 """vidgen: text in, a video with the sound that belongs to it out."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,3 +17,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if "diffusers" in sys.modules:
+    # Its own DiffusionPipeline.from_pretrained then knows the class; who has not paid for diffusers need not yet.
+    from . import pipeline as _  # noqa: F401

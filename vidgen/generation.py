@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 from .clip import ClipSpec, Compression
 from .errors import InputError
 
-SHIPPED_MODEL = Path(__file__).resolve().parents[1] / "weights"
-"""The model that the repository carries."""
+_PACKAGE = Path(__file__).resolve().parent
+SHIPPED_MODEL = next(
+    (folder for folder in (_PACKAGE / "weights", _PACKAGE.parent / "weights") if folder.is_dir()), _PACKAGE / "weights"
+)
+"""The model that the repository carries at its root, and a wheel inside the package."""
 FILE_NAME = "generation_config.json"
 
 
@@ -90,6 +94,14 @@ class GenerationConfig:
         (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationConfig":
+        """The reverse of ``dataclasses.asdict``; what is unknown or no number raises as Python does."""
+        compression = Compression(**values.get("compression", {}))
+        config = cls(**{**values, "compression": compression})
+        Fraction(config.frame_rate)
+        return config
+
+    @classmethod
     def load(cls, folder: str | Path) -> "GenerationConfig":
         """Read it from a model's folder.
 
@@ -101,10 +113,7 @@ class GenerationConfig:
             raise InputError(f"{folder}: no such model folder")
         path = folder / FILE_NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            compression = Compression(**values.pop("compression", {}))
-            config = cls(**values, compression=compression)
-            Fraction(config.frame_rate)
+            config = cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise InputError(f"{path} is missing: {folder} is not the folder of a vidgen model") from error
         except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:

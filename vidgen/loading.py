@@ -1,8 +1,10 @@
 """Networks from their folders, strictly and without unpickling, and the device that they go to."""
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -13,6 +15,21 @@ from torch import Tensor, nn
 from .errors import InputError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def offloadable(method: Method) -> Method:
+    """For a network's methods other than ``forward``: an offloading hook fetches the weights, and moves the inputs, for
+    them too. (diffusers' ``apply_forward_hook`` leaves the inputs where they are.)"""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(self, "_hf_hook", None)
+        if hook is not None:
+            args, kwargs = hook.pre_forward(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 def load_network(network_class: type[ModelMixin], folder: Path) -> Any:

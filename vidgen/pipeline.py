@@ -1,17 +1,14 @@
-"""From a prompt to frames and a waveform, and from a model's folder to a pipeline and back."""
+"""From a prompt to frames and a waveform."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
@@ -21,35 +18,30 @@ from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
-from .loading import cast, load_network
 from .loop import close_loop, looped_spec
 from .lora import LoraPipeline
+from .model_folder import FolderPipeline
+from .output import (
+    CLEAN,
+    NOISY,
+    OUTPUT_TYPES,
+    Interrupted,
+    Stopwatch,
+    VidGenOutput,
+    as_pictures,
+    changed_state,
+    chosen_latents,
+    with_pictures,
+)
 from .solvers import State, euler, heun, midpoint, sigma_schedule
-from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
+from .text import TransformersEncoder, WordVectorEncoder
 from .vae3d.autoencoder import SpacetimeVAE
 
 if TYPE_CHECKING:
     from .streaming import Chunk
 
-MAX_SHARD_SIZE = "15MB"
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
 DECODED_AT_ONCE = 16  # latent frames; decoding in turns gives the same frames in bounded memory
-
-
-@dataclass
-class VidGenOutput:
-    """What a pipeline made, for B prompts.
-
-    ``frames`` (B, T, H, W, 3) uint8 and ``audio`` (B, N) float32 in [-1, 1], as numpy arrays; with output_type "pt"
-    tensors, frames as (B, 3, T, H, W) float in [-1, 1]; with "latent" the normalised latents. ``audio`` is None where
-    it was not wanted. ``seconds`` by stage.
-    """
-
-    frames: Any
-    audio: Any
-    sample_rate: int
-    frame_rate: Fraction
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -66,15 +58,19 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
-class VidGenPipeline(LoraPipeline, DiffusionPipeline):
+class VidGenPipeline(LoraPipeline, FolderPipeline):
     """Text to video with sound.
 
     Args:
         vae, codec: the two autoencoders.
         transformer: the joint denoiser of their latents.
         text_encoder: see ``vidgen.text``.
-        generation: how the model wants to be sampled.
+        generation: how the model wants to be sampled; as a mapping where diffusers loads it.
     """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae->codec"
+    _callback_tensor_inputs = (*CLEAN, *NOISY)
+    _interrupt = False
 
     def __init__(
         self,
@@ -82,10 +78,12 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         codec: AudioCodec,
         transformer: JointDiT,
         text_encoder: WordVectorEncoder | TransformersEncoder,
-        generation: GenerationConfig | None = None,
+        generation: GenerationConfig | Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, codec=codec, transformer=transformer, text_encoder=text_encoder)
+        if isinstance(generation, Mapping):
+            generation = GenerationConfig.from_dict(generation)
         self.generation = replace(
             generation or GenerationConfig(),
             sample_rate_hz=codec.config.sample_rate_hz,
@@ -97,44 +95,12 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         for module in self.components.values():
             module.eval()
 
-    def register_modules(self, **modules: nn.Module) -> None:
-        """Record each component by the full path of its module.
-
-        diffusers itself shortens the path of a module that lies in a folder named like one of its own pipelines, as
-        ``dit`` is, and could then not find it again.
-        """
-        for name, module in modules.items():
-            setattr(self, name, module)
-            self.register_to_config(**{name: (type(module).__module__, type(module).__name__)})
-
-    @classmethod
-    def assemble(
-        cls,
-        vae: SpacetimeVAE,
-        codec: AudioCodec,
-        transformer: JointDiT,
-        text_encoder: WordVectorEncoder | TransformersEncoder,
-        spec: ClipSpec,
-        video_shift: float = 1.0,
-        audio_shift: float = 1.0,
-        **settings: Any,
-    ) -> "VidGenPipeline":
-        """A pipeline from freshly trained parts; ``spec`` is the clip that they were trained on, ``settings`` further
-        entries of ``GenerationConfig``."""
-        generation = GenerationConfig(
-            num_frames=spec.num_frames,
-            height=spec.height,
-            width=spec.width,
-            frame_rate=str(spec.frame_rate),
-            video_shift=video_shift,
-            audio_shift=audio_shift,
-            **settings,
-        )
-        return cls(vae, codec, transformer, text_encoder, generation)
-
     @property
     def device(self) -> torch.device:
-        return self.transformer.device
+        """Where the transformer computes: under offloading, not where its weights rest."""
+        hooks = (getattr(module, "_hf_hook", None) for module in self.transformer.modules())
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((device for device in devices if device is not None), self.transformer.device))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,6 +112,8 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         *,
+        image: Any = None,
+        last_image: Any = None,
         given: Given | None = None,
         with_audio: bool = True,
         loop: bool = False,
@@ -161,12 +129,15 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         solver: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CLEAN,
         output_type: str = "np",
+        return_dict: bool = True,
     ) -> VidGenOutput:
         """Make a clip for each prompt. What is left out is the model's own (``self.generation``).
 
         Args:
             negative_prompt: one for all, or one for each prompt.
+            image, last_image: the first and the last frame: PIL, arrays or tensors of any size (see ``output.fitted``).
             given: pictures, a video or a sound that the clip is to have, in every prompt's clip. Given sound comes
                 back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
                 for the four frames of the latent frame that it falls in. See ``Given``.
@@ -176,10 +147,15 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
             solver: "euler", "heun" or "midpoint".
-            generator: on the CPU; one for all, or one for each prompt, which makes each clip independent of the others.
-            callback_on_step_end: called as in diffusers, with (pipeline, step, noise level, {"video_latents",
-                "audio_latents"}): the clean latents as estimated so far. What it returns is not used.
-            output_type: "np", "pt" or "latent", see ``VidGenOutput``.
+            generator: one for all, or one for each prompt, which makes each clip independent of the others. On the
+                CPU it gives the same clip on every device.
+            callback_on_step_end: called as in diffusers, with (pipeline, step, noise level, latents by name). What it
+                returns by the names of noisy latents takes their place. Setting ``pipeline._interrupt`` ends
+                denoising: the clip is then what it was estimated to become.
+            callback_on_step_end_tensor_inputs: of "video_latents" and "audio_latents", the clean latents as estimated
+                so far, and "noisy_video_latents" and "noisy_audio_latents", those that the step came to.
+            output_type: "np", "pil", "pt" or "latent", see ``VidGenOutput``.
+            return_dict: False returns (frames, audio).
 
         Raises:
             InputError: an empty prompt, a clip that cannot be made, or settings out of range.
@@ -194,13 +170,16 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         if camera is not None:
             prompts = [defaults.with_camera(text, camera) for text in prompts]
         sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
-        if output_type not in ("np", "pt", "latent"):
-            raise InputError(f"output_type {output_type!r} is not known: use np, pt or latent")
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type {output_type!r} is not known: use {', '.join(OUTPUT_TYPES)}")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise InputError(f"a callback gets {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}")
+        self._interrupt = False
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-
-        stages = _Stopwatch(self.device)
+        given = with_pictures(given, spec, image, last_image)
+        stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None
         stages.end("text")
@@ -219,17 +198,21 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             loop=loop,
             generator=generator,
             callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         stages.end("denoise")
 
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self.decode_video(video, spec, as_bytes=output_type == "np")
+            frames = self.decode_video(video, spec, as_bytes=output_type != "pt")
+            frames = as_pictures(frames) if output_type == "pil" else frames
             stages.end("decode_video")
             if audio is not None:
-                waveform = self.decode_audio(audio, spec, given, as_array=output_type == "np")
+                waveform = self.decode_audio(audio, spec, given, as_array=output_type != "pt")
                 stages.end("decode_audio")
+        if not return_dict:
+            return frames, waveform  # type: ignore[return-value]
         return VidGenOutput(frames, waveform, spec.sample_rate_hz, spec.frame_rate, stages.seconds)
 
     def stream(
@@ -278,13 +261,14 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         loop: bool = False,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CLEAN,
     ) -> tuple[Tensor, Tensor | None]:
         """From noise to the normalised latents of B clips: picture (B, C, t, h, w), and sound (B, C_a, L) or None.
 
         Args:
             text, negative_text: as ``encode_text`` returns them, of B prompts each; the second under guidance only.
             conditioning: what is given of the clip ``spec``, or of ``looped_spec(spec)`` for a loop.
-            generator, loop, callback_on_step_end: as in ``__call__``.
+            with_audio and what follows: as in ``__call__``.
         """
         made = looped_spec(spec) if loop else spec
         video_noise, audio_noise = self.noise(made, batch, generator)
@@ -306,6 +290,7 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             made.audio_latent_times_s(),
             conditioning,
             callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
         )
         assert video is not None
         return video[:, :, : spec.latent_frames], None if audio is None else audio[:, :, : spec.audio_latents]
@@ -320,6 +305,7 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         audio_times_s: Sequence[float],
         conditioning: Conditioning,
         callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = CLEAN,
     ) -> State:
         """From noise (video, audio), where a stream may be None, to normalised latents of the same shapes.
 
@@ -327,7 +313,7 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             text, negative_text: as ``encode_text`` returns them; the second is needed under guidance only.
             video_times_s, audio_times_s: when each latent frame and each audio latent is seen and heard.
             conditioning: what is given.
-            callback_on_step_end: as in ``__call__``.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in ``__call__``.
         """
         velocity_fn = guided_velocity(
             self.transformer,
@@ -349,12 +335,19 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             lower = tuple(None if stream is None else stream.to(self.dtype) for stream in x)
             return tuple(None if stream is None else stream.float() for stream in velocity_fn(lower, sigma))
 
-        def on_step(step: int, clean: State) -> None:
-            if callback_on_step_end is not None:
-                latents = {"video_latents": clean[0], "audio_latents": clean[1]}
-                callback_on_step_end(self, step, sigmas[0][step], latents)
+        def on_step(step: int, clean: State, noisy: State) -> State | None:
+            if callback_on_step_end is None:
+                return None
+            latents = chosen_latents(callback_on_step_end_tensor_inputs, clean, noisy)
+            returned = callback_on_step_end(self, step, sigmas[0][step], latents)
+            if self._interrupt:
+                raise Interrupted(clean)
+            return changed_state(returned, noisy)
 
-        return SOLVERS[sampling.solver](velocity, conditioning.start(noise), sigmas, on_step)
+        try:
+            return SOLVERS[sampling.solver](velocity, conditioning.start(noise), sigmas, on_step)
+        except Interrupted as interrupted:
+            return interrupted.clean
 
     def encode_text(self, prompts: list[str]) -> Text:
         """Features and mask of prompts, as the transformer wants them."""
@@ -379,8 +372,9 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
         audio_shape = (self.codec.config.latent_channels, spec.audio_latents)
         videos, audios = [], []
         for source in generators:
-            videos.append(torch.randn(video_shape, generator=source))
-            audios.append(torch.randn(audio_shape, generator=source))
+            drawn_on = "cpu" if source is None else source.device
+            videos.append(torch.randn(video_shape, generator=source, device=drawn_on))
+            audios.append(torch.randn(audio_shape, generator=source, device=drawn_on))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
     def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
@@ -401,83 +395,6 @@ class VidGenPipeline(LoraPipeline, DiffusionPipeline):
             waveform = torch.from_numpy(given.put_back(waveform.cpu().numpy(), spec)).to(waveform.device)
         return waveform.cpu().numpy() if as_array else waveform
 
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | Path,
-        *,
-        dtype: torch.dtype | None = torch.float16,
-        max_shard_size: str | int = MAX_SHARD_SIZE,
-    ) -> None:
-        """Write the model's folder: ``model_index.json``, ``generation_config.json``, a folder for each component.
 
-        Args:
-            dtype: what weights are stored as; None keeps that of each component.
-            max_shard_size: of a weights file.
-
-        Raises:
-            InputError: the transformer has adapters, which are files of their own.
-        """
-        if getattr(self.transformer, "peft_config", None):
-            raise InputError("a model is saved without its LoRAs: fuse_lora() or unload_lora_weights() first")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.register_modules(**self.components)
-        for name, module in self.components.items():
-            target = folder / name
-            for stale in target.glob("*.safetensors*"):
-                stale.unlink()
-            stored: Any = module if dtype is None else cast(deepcopy(module), dtype)
-            if isinstance(stored, TransformersEncoder):
-                stored.tokenizer.save_pretrained(target)
-                stored = stored.model
-            stored.save_pretrained(target, max_shard_size=max_shard_size)
-        self.generation.save(folder)
-        self.save_config(folder)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-    ) -> "VidGenPipeline":
-        """Load a folder that ``save_pretrained`` wrote; every weight must be there, and no other.
-
-        Args:
-            torch_dtype: of the transformer; None takes float32 on a CPU and bfloat16 elsewhere. The autoencoders, a
-                small part of the work, always compute in float32: the eight bits of bfloat16 would be heard.
-
-        Raises:
-            InputError: a file is missing, damaged, or does not fit the networks; the message names it.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        generation = GenerationConfig.load(folder)
-        device = torch.device(device)
-        dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-        for name in ("vae", "codec", "transformer", "text_encoder"):
-            if not (folder / name).is_dir():
-                raise InputError(f"{folder / name} is missing: the model's folder is not complete")
-        return cls(
-            load_network(SpacetimeVAE, folder / "vae").to(device),
-            load_network(AudioCodec, folder / "codec").to(device),
-            cast(load_network(JointDiT, folder / "transformer"), dtype).to(device),
-            load_text_encoder(folder / "text_encoder", device=device),
-            generation,
-        )
-
-
-class _Stopwatch:
-    """Seconds by stage; waits for the device, so that a stage is charged for its own work."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def end(self, stage: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[stage] = now - self.last
-        self.last = now
+# Where diffusers' own loader looks for the class that a folder names.
+diffusers.VidGenPipeline = VidGenPipeline  # type: ignore[attr-defined]

@@ -87,14 +87,36 @@ def load_pipeline(folder: Path, dtype: Any, for_picture: bool) -> Any:
             if not is_modular:
                 return pipeline_class.from_pretrained(str(folder), torch_dtype=dtype, use_safetensors=True)
             pipeline = diffusers.ModularPipeline.from_pretrained(str(folder))
+            if workflow := _workflow(pipeline.blocks, for_picture):
+                pruned = diffusers.ModularPipeline.from_pretrained(str(folder), workflow=workflow)
+                can_be_told_length = any(entry.name == "num_frames" for entry in pruned.blocks.inputs)
+                pipeline = pruned if can_be_told_length else pipeline
             parts = [part for part in pipeline.pretrained_component_names if (index.get(part) or [None, None])[1]]
             pipeline.load_components(names=parts, torch_dtype=dtype)
     except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
         raise InputError(f"{folder} cannot be loaded as a {name}: {first_line(error)}") from error
-    missing = [part for part in parts if getattr(pipeline, part, None) is None]  # which is but logged
-    if missing:
-        raise InputError(f"{folder} cannot be loaded as a {name}: {', '.join(missing)} missing or damaged")
+    for part in parts:
+        if getattr(pipeline, part, None) is None:  # which diffusers only logs
+            try:
+                pipeline.get_component_spec(part).load()
+                reason = "missing or damaged"
+            except Exception as error:
+                reason = first_line(error)
+            raise InputError(f"{folder} cannot be loaded as a {name}: {part}: {reason}")
     return pipeline
+
+
+def _workflow(blocks: Any, for_picture: bool) -> str | None:
+    """Of blocks that know several tasks, the one wanted: parts that only others need (MiniMax-H3's second transformer
+    of 62 GB) are then not loaded. None where all belong together, or where one of them switches sound on."""
+    workflows = getattr(blocks, "_workflow_map", None) or {}
+    spellings = {name: triggers if isinstance(triggers, tuple) else (triggers,) for name, triggers in workflows.items()}
+    if any("enable_sound" in inputs for triggers in spellings.values() for inputs in triggers):
+        return None
+    wanted = {"prompt", "image"} if for_picture else {"prompt"}
+    return next(
+        (name for name, triggers in spellings.items() if any(set(inputs) == wanted for inputs in triggers)), None
+    )
 
 
 def _keep_quiet() -> None:

@@ -7,8 +7,8 @@ all solvers have one signature: ``solver(velocity_fn, x, sigmas, callback) -> x`
     sigmas: a descending schedule (steps + 1, …), or a tuple with one schedule a stream. What follows the first axis
         broadcasts against the stream, so that every token can have its own schedule; a schedule of zeros leaves its
         tokens exactly as they are.
-    callback(step, clean): called after each step with its number, from 0, and the clean streams as estimated at the
-        beginning of the step, x − σ·v.
+    callback(step, clean, x): called after each step with its number, from 0, the clean streams as estimated at the
+        beginning of the step, x − σ·v, and the state that the step came to; a state that it returns takes its place.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .flow import shift_sigma
 State = tuple[Tensor | None, ...]
 Sigmas = Tensor | tuple[Tensor, ...]
 VelocityFn = Callable[[State, tuple[Tensor, ...]], State]
-Callback = Callable[[int, State], None]
+Callback = Callable[[int, State, State], State | None]
 
 
 def sigma_schedule(steps: int, shift: float = 1.0) -> Tensor:
@@ -44,8 +44,7 @@ def euler(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback 
     for step in range(len(schedules[0]) - 1):
         sigma, following = _at(schedules, step), _at(schedules, step + 1)
         velocity = velocity_fn(x, sigma)
-        _report(callback, step, x, sigma, velocity)
-        x = _move(x, sigma, following, velocity)
+        x = _report(callback, step, x, sigma, velocity, _move(x, sigma, following, velocity))
     return x
 
 
@@ -56,13 +55,12 @@ def heun(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback |
     steps = len(schedules[0]) - 1
     for step in range(steps):
         sigma, following = _at(schedules, step), _at(schedules, step + 1)
-        velocity = velocity_fn(x, sigma)
-        _report(callback, step, x, sigma, velocity)
+        velocity = mean = velocity_fn(x, sigma)
         if step < steps - 1:
             ahead = velocity_fn(_move(x, sigma, following, velocity), following)
             pairs = zip(velocity, ahead, strict=True)
-            velocity = tuple(None if v is None or w is None else (v + w) / 2 for v, w in pairs)
-        x = _move(x, sigma, following, velocity)
+            mean = tuple(None if v is None or w is None else (v + w) / 2 for v, w in pairs)
+        x = _report(callback, step, x, sigma, velocity, _move(x, sigma, following, mean))
     return x
 
 
@@ -73,8 +71,8 @@ def midpoint(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callba
         sigma, following = _at(schedules, step), _at(schedules, step + 1)
         middle = tuple((a + b) / 2 for a, b in zip(sigma, following, strict=True))
         velocity = velocity_fn(x, sigma)
-        _report(callback, step, x, sigma, velocity)
-        x = _move(x, sigma, following, velocity_fn(_move(x, sigma, middle, velocity), middle))
+        half_way = velocity_fn(_move(x, sigma, middle, velocity), middle)
+        x = _report(callback, step, x, sigma, velocity, _move(x, sigma, following, half_way))
     return x
 
 
@@ -98,6 +96,12 @@ def _move(x: State, start: tuple[Tensor, ...], end: tuple[Tensor, ...], velocity
     return tuple(None if s is None or v is None else s + (b - a) * v for s, a, b, v in streams)
 
 
-def _report(callback: Callback | None, step: int, x: State, sigma: tuple[Tensor, ...], velocity: State) -> None:
-    if callback is not None:
-        callback(step, _move(x, sigma, tuple(torch.zeros_like(level) for level in sigma), velocity))
+def _report(
+    callback: Callback | None, step: int, x: State, sigma: tuple[Tensor, ...], velocity: State, following: State
+) -> State:
+    """The state to go on with: ``following``, or what the callback makes of it."""
+    if callback is None:
+        return following
+    clean = _move(x, sigma, tuple(torch.zeros_like(level) for level in sigma), velocity)
+    changed = callback(step, clean, following)
+    return following if changed is None else changed

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from .errors import InputError
+from .loading import offloadable
 from .noise import to_device
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -53,6 +54,7 @@ class WordVectorEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         encoder.vectors.data = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
         return encoder.eval()
 
+    @offloadable
     @torch.no_grad()
     def encode(self, prompts: list[str], max_tokens: int = 48) -> tuple[Tensor, Tensor]:
         """Token features (B, S, dim) float32 and their mask (B, S) bool; S is that of the longest prompt.
@@ -131,6 +133,7 @@ class TransformersEncoder(nn.Module):
         """Stays in evaluation mode: dropout must not touch frozen features."""
         return super().train(False)
 
+    @offloadable
     @torch.no_grad()
     def encode(self, prompts: list[str], max_tokens: int = 256) -> tuple[Tensor, Tensor]:
         """Token features (B, S, dim) float32 and their mask (B, S) bool, special tokens of the model included."""

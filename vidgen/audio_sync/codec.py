@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
+from ..loading import offloadable
 from ..noise import Generator
 from ..quantizers import Codes
 from .spectral import compressed, inverse_stft, stft, with_clock
@@ -189,12 +191,21 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         frame_reach = decoder_blocks * (kernel_size // 2) + math.ceil(synthesis_window_samples / frame_samples)
         self.context_latents = latent_reach + math.ceil(frame_reach / self.latent_frames)
 
-    def forward(self, waveform: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
-        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
+    def forward(
+        self, waveform: Tensor, generator: Generator = None, return_dict: bool = False
+    ) -> tuple[Tensor, Posterior | Codes]:
+        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior).
+
+        With ``return_dict`` a ``DecoderOutput`` of the reconstruction, as diffusers' networks return.
+        """
         posterior = self.encode(waveform)
         latents = posterior.sample(generator) if self.training else posterior.mode()
-        return self.decode(latents, waveform.shape[2]), posterior
+        reconstruction = self.decode(latents, waveform.shape[2])
+        if return_dict:
+            return DecoderOutput(reconstruction)  # type: ignore[return-value]
+        return reconstruction, posterior
 
+    @offloadable
     def encode(self, waveform: Tensor) -> Posterior | Codes:
         """Waveform (B, channels, N), N >= 1, to the posterior over (B, latent_channels, ceil(N / hop_samples)).
 
@@ -224,6 +235,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         code = nn.functional.pad(code.transpose(1, 2), (0, 0, 0, output.shape[1] - code.shape[2]))
         return self.to_posterior(output + code.to(output.dtype))
 
+    @offloadable
     def decode(self, latents: Tensor, num_samples: int | None = None) -> Tensor:
         """Latents (B, latent_channels, L), not normalised, to a float32 waveform (B, channels, num_samples).
 
@@ -276,6 +288,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         """
         return self.decode(self.to_posterior.from_tokens(tokens).to(self.dtype), num_samples)
 
+    @offloadable
     def decode_stream(self, chunks: Iterable[Tensor], num_samples: int | None = None) -> Iterator[Tensor]:
         """Decode consecutive chunks (B, latent_channels, any length) of a clip's latents as they arrive.
 
@@ -310,6 +323,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         if held is not None and left > 0:
             yield stretch(held, done, held.shape[2])
 
+    @offloadable
     def to_latents(self, waveform: Tensor) -> Tensor:
         """Waveform to normalised latents (about zero mean and unit variance a channel): what the DiT works on."""
         return (self.encode(waveform).mode() - self.latents_mean[:, None]) / self.latents_std[:, None]
@@ -318,6 +332,7 @@ class AudioCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
         """Normalised latents to a waveform: the reverse of ``to_latents``."""
         return self.decode(self.denormalise(latents), num_samples)
 
+    @offloadable
     def denormalise(self, latents: Tensor) -> Tensor:
         """Normalised latents to those that ``decode`` and ``decode_stream`` take."""
         return latents * self.latents_std[:, None] + self.latents_mean[:, None]
@@ -351,8 +366,9 @@ def loudness_basis(num_components: int, steps: int, bins: int, sample_rate_hz: i
     they are; the first is constant. The finer, the smaller: as fine detail is small in sounds too, all components
     come to similar size. On grids of different size the same functions are sampled.
     """
-    time = (torch.arange(steps) + 0.5) / steps
-    mel = torch.log1p(torch.linspace(0, sample_rate_hz / 2, bins) / 700)
+    # In float32 also where a network is built in half precision, as loaders do that set torch's default type.
+    time = (torch.arange(steps, dtype=torch.float32) + 0.5) / steps
+    mel = torch.log1p(torch.linspace(0, sample_rate_hz / 2, bins, dtype=torch.float32) / 700)
     mel = mel / mel[-1]
     orders = sorted((math.hypot(TIME_FINENESS * p, q), p, q) for p in range(steps // 2) for q in range(num_components))
     return torch.stack([

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
 from .rope import apply_rotary
@@ -12,28 +15,41 @@ from .rope import apply_rotary
 NORM_EPS = 1e-6
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+class AttentionProcessor:
     """Scaled dot-product attention over (B, N, heads, head_dim); ``mask`` (B, 1, 1, N) is true where to look.
 
-    The one place where attention is computed, in the layout that diffusers' attention backends use.
+    The one place where attention is computed, by the kernel that ``model.set_attention_backend`` chose: torch's own,
+    flash-attention, flex, sage, xformers, … (see diffusers' ``attention_dispatch``).
     """
-    kind = value.dtype
-    if value.device.type == "cpu":
-        # The CPU kernel is faster in float32 than in bfloat16, which it has to convert (measured, forward + backward).
-        query, key, value = query.float(), key.float(), value.float()
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).to(kind)
+
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        kind = value.dtype
+        if value.device.type == "cpu":
+            # The CPU kernel is faster in float32 than in bfloat16, which it has to convert (measured, forward +
+            # backward).
+            query, key, value = query.float(), key.float(), value.float()
+        return dispatch_attention_fn(
+            query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        ).to(kind)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(nn.Module, AttentionModuleMixin):
     """Self-attention with normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442, section 2), without
     learned gains: the attention logits stay within ±√head_dim."""
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors = (AttentionProcessor,)
+    _supports_qkv_fusion = False  # there is one projection already
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads, self.head_dim = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.set_processor(AttentionProcessor())
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, width) to the same; ``cos`` and ``sin`` are (N, head_dim / 2), or (B, N, head_dim / 2)."""
@@ -44,7 +60,7 @@ class SelfAttention(nn.Module):
         # One angle serves query and key of all heads.
         query_key = apply_rotary(query_key, cos[..., None, None, :], sin[..., None, None, :])
         query, key = query_key.to(value.dtype).unbind(2)
-        return self.proj(attention(query, key, value, mask).reshape(batch, tokens, width))
+        return self.proj(self.processor(query, key, value, mask).reshape(batch, tokens, width))
 
 
 class FeedForward(nn.Module):

@@ -6,13 +6,16 @@ Every latent token has its own noise level and its own time in seconds; what is 
 matter of the noise levels.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -24,6 +27,14 @@ from .rope import audio_angles, position_angles, video_angles
 VIDEO, AUDIO, TEXT = range(3)
 SECONDS_PER_WORD = 0.04
 """In the text refiner, the order of the tokens is a time axis with this spacing."""
+
+
+@dataclass
+class JointOutput(BaseOutput):
+    """Velocities of video (B, C, t, h, w) and audio (B, C_a, L), or None."""
+
+    video: Tensor | None
+    audio: Tensor | None
 
 
 class TextRefiner(nn.Module):
@@ -96,7 +107,7 @@ class LocalConvolutions(nn.Module):
         return _as_clips(self.head_out(F.silu(self.head_in(features))), stem)
 
 
-class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """Predicts the velocity (noise − clean) of video and audio latents; see ``vidgen.flow`` for the path.
 
     Args:
@@ -165,6 +176,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
         audio_sigma: Tensor | None = None,
         video_times_s: Tensor | None = None,
         audio_times_s: Tensor | None = None,
+        return_dict: bool = False,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocities of the same shapes as ``video`` and ``audio``; None for a modality that is None.
 
@@ -177,6 +189,7 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 mean.
             audio_sigma: noise levels in [0, 1], broadcastable to (B, L).
             video_times_s, audio_times_s: (t,) and (L,) in seconds, from ``ClipSpec``; or (B, t) and (B, L).
+            return_dict: True returns a ``JointOutput``, as diffusers' networks do.
 
         Raises:
             InputError: both modalities are None, a noise level or the times are missing, or a shape does not fit.
@@ -242,6 +255,8 @@ class JointDiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
             audio_velocity = self.audio_head(streams[-2], self.level_output(embedded[-1])).transpose(1, 2)
             if audio_scaling is not None:
                 audio_velocity = audio_scaling.skip * audio + audio_scaling.gain * audio_velocity
+        if return_dict:
+            return JointOutput(video_velocity, audio_velocity)  # type: ignore[return-value]
         return video_velocity, audio_velocity
 
     def _text_tokens(self, text: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

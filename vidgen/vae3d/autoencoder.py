@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ..bottleneck import Posterior, make_bottleneck
 from ..errors import InputError
+from ..loading import offloadable
 from ..noise import Generator
 from ..quantizers import Codes
 from .layers import (
@@ -152,12 +154,20 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
 
-    def forward(self, video: Tensor, generator: Generator = None) -> tuple[Tensor, Posterior | Codes]:
-        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior)."""
+    def forward(
+        self, video: Tensor, generator: Generator = None, return_dict: bool = False
+    ) -> tuple[Tensor, Posterior | Codes]:
+        """Encode, draw from the posterior (in eval mode: take its mode) and decode: (reconstruction, posterior).
+
+        With ``return_dict`` a ``DecoderOutput`` of the reconstruction, as diffusers' networks return.
+        """
         posterior = self.encode(video)
         latents = posterior.sample(generator) if self.training else posterior.mode()
+        if return_dict:
+            return DecoderOutput(self.decode(latents))  # type: ignore[return-value]
         return self.decode(latents), posterior
 
+    @offloadable
     def encode(self, video: Tensor) -> Posterior | Codes:
         """Video (B, 3, T, H, W) in [-1, 1] to the posterior over latents (B, C, t, h, w), not normalised.
 
@@ -167,6 +177,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         self._check_video(video)
         return self.to_posterior(self.encoder(video))
 
+    @offloadable
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, t, h, w), not normalised, to video (B, 3, T, H, W), in [-1, 1] but for overshoot.
 
@@ -192,6 +203,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         """
         return self.decode(self.to_posterior.from_tokens(tokens).to(self.dtype))
 
+    @offloadable
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Decode consecutive chunks (B, C, any t, h, w) of a clip's latents as they arrive.
 
@@ -230,6 +242,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         pixels = PATCH * (2 * self.config["image_depth"] + 1)
         return self.config["decoder_depth"] + -(-pixels // self.config["spatial_compression"])
 
+    @offloadable
     def to_latents(self, video: Tensor) -> Tensor:
         """Video to normalised latents (about zero mean and unit variance a channel): what the DiT works on."""
         mean, std = self._statistics()
@@ -239,6 +252,7 @@ class SpacetimeVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         """Normalised latents to video: the reverse of ``to_latents``."""
         return self.decode(self.denormalise(latents))
 
+    @offloadable
     def denormalise(self, latents: Tensor) -> Tensor:
         """Normalised latents to those that ``decode``, ``decode_stream`` and ``decode_tiled`` take."""
         mean, std = self._statistics()
