@@ -220,10 +220,10 @@ def folder_clips(folder: Path) -> list[Made]:
         except InputError as error:
             made.append(Made(Asked("", index, name=path.relative_to(folder).as_posix()), path, str(error)))
             continue
-        told = captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path)
-        caption = told[0] or next((tags[key] for key in ("prompt", "title", "comment") if tags.get(key)), "")
+        told = [*(captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path))]
+        told += [tags[key] for key in ("prompt", "title", "comment") if tags.get(key)]
         seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
-        made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
+        made.append(Made(Asked(next(iter(told), ""), seed, name=path.relative_to(folder).as_posix()), path))
     return made
 
 
