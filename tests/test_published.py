@@ -272,7 +272,7 @@ def test_a_modular_pipeline(folders, tmp_path):
 @pytest.mark.slow
 def test_a_modular_pipeline_with_sound(folders, tmp_path):
     folder = modular_of(folders("ltx2"), tmp_path / "modular", "LTX2ModularPipeline")
-    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.3")
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.375")
     assert clip.frames.shape == (9, 32, 32, 3)  # its task of text alone could not be told a length
     assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 9000)
 
