@@ -89,7 +89,7 @@ def audible_groups(
         moment = contact.time_s - start_s
         if moment >= duration_s:
             break
-        sounds = [without] if without is not None else []
+        sounds: list[np.ndarray] = [without] if without is not None else []
         for known in range(index + len(sounds), index + 2):
             part = replace(trajectory, contacts=tuple(contacts[:known]))
             sounds.append(

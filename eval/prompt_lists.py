@@ -91,7 +91,7 @@ def _seen(entry: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     prompt, asked = entry["prompt"], entry["attributes"]
     bodies = [dict(body) for body in asked["bodies"]]
     for index, body in enumerate(bodies):
-        shapes = FIRST_SHAPES.get(asked["action"], SHAPES) if index == 0 else SHAPES
+        shapes: tuple[str, ...] = FIRST_SHAPES.get(asked["action"], SHAPES) if index == 0 else SHAPES
         if asked["action"] == "hits" and index == 0:  # a cube slides where others roll: the deed must stay true
             shapes = tuple(shape for shape in SHAPES if (shape == "cube") == (body["shape"] == "cube"))
         others = {other["colour"] for other in bodies if other is not body}

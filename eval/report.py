@@ -189,15 +189,15 @@ def _gallery(models: Sequence[dict[str, Any]], folder: Path, blind: bool, embed_
         cards = []
         for number, (name, row) in enumerate(clips, start=1):
             heading = f"clip {number}" if blind else f"{name}, seed {row['seed']}"
-            card, used = _card(heading, row, folder, room)
+            card, used = _card(heading, row, folder, room, blind)
             room -= used
             cards.append(card)
         parts.append(f'<section><h3>{_text(prompt)}</h3><div class="row">{"".join(cards)}</div></section>')
     return f'<h2>Clips</h2><div class="row">{"".join(parts)}</div>', "<h2>Key</h2>" + _table(keys)
 
 
-def _card(heading: str, row: dict[str, Any], folder: Path, room: float) -> tuple[str, int]:
-    """A clip with what is to be said of it; and the bytes that it takes of the ``room``."""
+def _card(heading: str, row: dict[str, Any], folder: Path, room: float, blind: bool) -> tuple[str, int]:
+    """A clip with what is to be said of it, folded away where it might sway; and the bytes it takes of the ``room``."""
     parts, used = [f"<b>{_text(heading)}</b>"], 0
     path = folder / row["file"]
     if path.is_file():
@@ -213,7 +213,8 @@ def _card(heading: str, row: dict[str, Any], folder: Path, room: float) -> tuple
     if "verdict" in row:
         rights = {name: right for name, right in row["verdict"]["right"].items() if right is not None}
         badges = (f'<span class="{"yes" if right else "no"}">{_text(name)}</span>' for name, right in rights.items())
-        parts.append(f"<div>{' '.join(badges)}</div>")
+        told = f"<div>{' '.join(badges)}</div>"
+        parts.append(f"<details><summary>verdict</summary>{told}</details>" if blind else told)
     figures = [(name, value) for name, value in row["values"].items() if not name.startswith("tabletop.")]
     lines = "<br>".join(f"{_text(name)} {'-' if value is None else format(value, '.4g')}" for name, value in figures)
     parts.append(f"<details><summary>figures</summary>{lines}</details>")

@@ -4,6 +4,7 @@
     python -m eval.run --model weights --model student --output out --blind
     python -m eval.run --model weights --suite my-clips --output out       # for the captions of a folder's clips
     python -m eval.run --suite my-clips --output out                       # the clips themselves
+    python -m eval.run --clips theirs --output out                         # of another program, by their captions
     python -m eval.run --model weights --suite vbench --output out         # VBench's prompts, names and package
 
 Clips that are missing in the output folder are made first, each with its fixed seed; a run that was broken off goes on
@@ -15,17 +16,18 @@ clips of the generator, through mp4 files as well, are scored against the truth 
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vidgen.cli import run
 from vidgen.errors import InputError
+from vidgen.published_folders import is_vidgen
 
 from . import accuracy, against, report, results, tables, vbench
-from .distribution import METRICS, clip_files
-from .generate import Asked, Made, film, folder_clips, generate, load_prompts, prompts_sha256, sampled
+from .contenders import FILMED, Contender, contend, reference_clips
+from .distribution import METRICS
+from .generate import prompts_sha256
 from .judge import judgement, verdicts
 from .measure import (
     Measure,
@@ -39,25 +41,17 @@ from .measure import (
 from .optional import optional_measures
 from .prompt_lists import LISTS
 from .tabletop import table
-from .vbench_prompts import vbench_asked, vbench_prompts
+from .vbench_prompts import vbench_prompts
 from .verifier import WEIGHTS
-
-FILMED = 400
-
-
-@dataclass
-class Contender:
-    """What is scored: a model's clips, or anybody's."""
-
-    name: str
-    made: list[Made]
-    facts: dict[str, Any] = field(default_factory=dict)
-    model: Path | None = None
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.split("\n")[0].rstrip(":"))
     parser.add_argument("--model", type=Path, action="append", default=[], help="folder of a model; may be repeated")
+    parser.add_argument(
+        "--clips", type=Path, action="append", default=[], metavar="FOLDER",
+        help="clips that another program made for the suite's prompts, found by their captions; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--suite", default="tabletop", help="tabletop (default), vbench, or a folder of clips")
     parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
     what = parser.add_argument_group("what is made and measured")
@@ -94,10 +88,11 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.limit or 1, args.batch, args.samples, args.workers) < 1 or args.limit == 0 or args.blur < 0:
         raise InputError("--limit, --batch, --samples and --workers must be at least 1, and --blur not negative")
-    if args.suite == "tabletop" and bool(args.model) == (args.real is not None):
-        raise InputError("give either --model or --real, or a folder of clips as --suite")
-    if args.suite == "vbench" and not args.model:
-        raise InputError("--suite vbench needs --model; for clips that are there: python -m eval.vbench")
+    scored = bool(args.model or args.clips)
+    if args.suite == "tabletop" and scored == (args.real is not None):
+        raise InputError("give either --model, --clips or --real, or a folder of clips as --suite")
+    if args.suite == "vbench" and not scored:
+        raise InputError("--suite vbench needs --model or --clips")
     if args.suite not in ("tabletop", "vbench") and not Path(args.suite).is_dir():
         raise InputError(f"--suite is tabletop, vbench or a folder of clips, and {args.suite} is no folder")
     if args.reference is not None and args.reference_scenes is not None:
@@ -154,62 +149,6 @@ def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]
     return measures + optional_measures(args.clap, args.synchformer, args.imagebind), missing
 
 
-def contend(args: argparse.Namespace) -> list[Contender]:
-    """What is to be scored; a model's missing clips are made."""
-    if args.real is not None:
-        made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
-        return [Contender("generator", made, {"version": args.real.name})]
-    if args.suite == "tabletop":
-        asked = sampled(load_prompts(args.prompts, args.lists)[: args.limit], args.samples)
-    elif args.suite == "vbench":
-        asked = vbench_asked(vbench_prompts(args.prompts, args.vbench_dimensions)[: args.limit], args.seed)
-    else:
-        clips = folder_clips(Path(args.suite))[: args.limit]
-        if not args.model:
-            return [Contender(Path(args.suite).resolve().name, clips)]
-        asked = [Asked(clip.asked.prompt, index) for index, clip in enumerate(clips) if clip.asked.prompt]
-        if not asked:
-            raise InputError(f"{args.suite} holds no captions: give metadata.jsonl or text files, or leave out --model")
-        asked = sampled(asked, args.samples)
-    contenders = []
-    for name, model in zip(labels(args.model), args.model, strict=True):
-        folder = args.output / name
-        made, facts = generate(
-            model, asked, folder, device=args.device, batch=args.batch, workers=args.workers, part=part(args.part)
-        )
-        contenders.append(Contender(name, made, facts, model))
-    return contenders
-
-
-def labels(models: Sequence[Path]) -> list[str]:
-    """A short name for each model's folder, no two alike: ``weights``, or ``dit-model`` of ``runs/out/dit/model``."""
-    names = [model.resolve().name for model in models]
-    names = [
-        f"{model.resolve().parent.name}-{name}" if name == "model" or names.count(name) > 1 else name
-        for name, model in zip(names, models, strict=True)
-    ]
-    return [f"{name}-{index}" if names.count(name) > 1 else name for index, name in enumerate(names, 1)]
-
-
-def part(text: str | None) -> tuple[int, int]:
-    """``2/4`` as (1, 4)."""
-    if text is None:
-        return 0, 1
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise InputError(f"--part looks like 2/4 (the second of four), not {text!r}")
-    return int(number) - 1, int(count)
-
-
-def reference_clips(args: argparse.Namespace, count: int) -> list[Path]:
-    """The clips that distances are taken from; none if none are given."""
-    if args.reference_scenes is not None:
-        return [clip.path for clip in film(args.reference_scenes, count, args.output / "reference", args.seed)]
-    if args.reference is not None:
-        return clip_files(args.reference)
-    return clip_files(Path(args.suite)) if args.suite not in ("tabletop", "vbench") and args.model else []
-
-
 def score(
     contender: Contender, measures: Sequence[Measure], reference: Sequence[Path], args: argparse.Namespace
 ) -> dict[str, Any]:
@@ -226,7 +165,7 @@ def score(
         more["vbench"] = score_by_vbench(contender, measured, args)
     if reference:
         again = None
-        if contender.model is not None:
+        if contender.model is not None and is_vidgen(contender.model):
             folder = args.output / f"{contender.name}-reconstructed"
             again = partial(against.reconstruct, contender.model, args.device, reference, folder)
         there = [clip.path for clip in contender.made if clip.path.exists()]

@@ -110,6 +110,28 @@ def test_sound_is_left_out_or_made_by_another_model(folders, tmp_path, monkeypat
     assert "--add-audio" in clip_inspect.command(media.read_metadata(tmp_path / "heard.mp4"))
 
 
+def test_a_lora_in_the_format_of_its_family(folders, tmp_path):
+    peft = pytest.importorskip("peft")
+    from diffusers import LTXPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    transformer = open_model(folders("ltx"), "cpu").pipeline.transformer
+    transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    LTXPipeline.save_lora_weights(tmp_path / "style", transformer_lora_layers=get_peft_model_state_dict(transformer))
+    file = tmp_path / "style" / "pytorch_lora_weights.safetensors"
+    plain = run(folders("ltx"), tmp_path / "plain.mp4", "--duration", "0.3")
+    styled = run(folders("ltx"), tmp_path / "styled.mp4", "--duration", "0.3", "--lora", f"{file}:0.7")
+    off = run(folders("ltx"), tmp_path / "off.mp4", "--duration", "0.3", "--lora", f"{file}:0")
+    assert not np.array_equal(plain.frames, styled.frames)
+    assert np.array_equal(plain.frames, off.frames)
+    assert f"--lora {file}:0.7" in clip_inspect.command(media.read_metadata(tmp_path / "styled.mp4"))
+    with pytest.raises(InputError, match="no such file"):
+        run(folders("ltx"), tmp_path / "x.mp4", "--lora", "absent.safetensors")
+    other = save("wan", tmp_path / "wan")
+    with pytest.raises(InputError, match="no LoRA for WanPipeline"):
+        run(other, tmp_path / "x.mp4", "--lora", str(file))
+
+
 REFUSED = [
     (["--audio-guidance", "3"], "LTXPipeline does not take --audio-guidance"),
     (["--last-image", "{picture}"], "LTXPipeline does not take --last-image"),

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train
-from vidgen import cli
+from vidgen import cli, validation
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.config import TrainConfig
 from vidgen.errors import InputError
@@ -297,7 +297,7 @@ def test_validation_is_the_mean_over_all_clips_however_many_processes_share_them
                 num_processes=count, process_index=rank, device=torch.device("cpu"),
                 autocast=contextlib.nullcontext, reduce=lambda values, reduction: values,
             )  # fmt: skip
-            found.append(train.validate(stage, torch.nn.Identity(), settings, accelerator))
+            found.append(validation.validate(stage, torch.nn.Identity(), settings, accelerator))
         assert sum(part["loss"] for part in found) == pytest.approx(6.0)  # of 0, 1, 4, 9 and 16
         assert sum(part["half"] for part in found) == pytest.approx(3.0)
         assert set(found[0]) == {"loss", "half"}

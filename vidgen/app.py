@@ -72,7 +72,7 @@ class Studio:
     """What the page does: one clip at a time, from the fields' values to what is shown.
 
     Args:
-        pictures: a folder for sheets and posters.
+        pictures: a folder under the system's temporary one, for what is shown: Gradio serves copies from there.
     """
 
     def __init__(self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path):
@@ -151,7 +151,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                 with gr.Row():
                     make = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3, min_width=150)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False, min_width=90)
-                with gr.Accordion("More settings", open=False):
+                with gr.Accordion("More settings", open=False, elem_id="more"):
                     steps = gr.Slider(1, 100, value=own.num_inference_steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(0, 15, value=own.guidance_scale, step=0.1, label="Guidance of the picture")
                     audio_guidance = gr.Slider(0, 15, value=own.audio_guidance_scale, step=0.1,
@@ -187,10 +187,10 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             return {
                 shown: clip,
                 result: gr.Column(visible=True),
-                video: clip.path,
+                video: clip.copy,
                 sheet: clip.sheet,
                 details: app_html.details(clip),
-                download: clip.path,
+                download: clip.copy,
             }
 
         def run(made, *values):
@@ -318,7 +318,6 @@ def launch(page: "gr.Blocks", args: argparse.Namespace, *, wait: bool = True) ->
             share=False,
             quiet=True,
             prevent_thread_lock=True,
-            allowed_paths=[str(args.output.resolve())],
             max_file_size=UPLOAD_LIMIT,
             footer_links=[],
             ssr_mode=False,

@@ -8,6 +8,7 @@ import itertools
 import json
 import queue
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -47,9 +48,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip: its file, a sheet (frames over waveform over spectrogram), a poster, and how it was made."""
+    """A finished clip: its file; to show it a copy, a sheet (frames, waveform, spectrogram) and a poster; its tags."""
 
     path: str
+    copy: str
     sheet: str
     poster: str
     tags: dict[str, str]
@@ -76,7 +78,7 @@ def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> 
 
     Args:
         args: options as ``options.parse_args`` returns them; files go into the folder ``args.output``.
-        pictures: a folder for sheet and poster.
+        pictures: a folder for what is shown: the copy, sheet and poster.
 
     Raises:
         InputError: what was asked for cannot be made.
@@ -147,12 +149,13 @@ def _make(
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     path = next(path for path in (args.output / f"{name}.mp4" for name in names) if not path.exists())
     write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
+    copy = shutil.copyfile(path, pictures / path.name)
     title = f"{prompt}  (seed {seed})"
     sheet = save_sheet(
         pictures / f"{path.stem}-sheet.png", [contact_sheet(frames, waveform, spec.sample_rate_hz, title)]
     )
     poster = save_poster(pictures / f"{path.stem}.png", frames)
-    return Made(str(path), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
+    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
 
 
 def save_poster(path: Path, frames: np.ndarray) -> Path:

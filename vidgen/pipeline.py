@@ -178,9 +178,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         spec = defaults.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-
         given = with_pictures(given, spec, image, last_image)
-
         stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None
@@ -398,5 +396,5 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         return waveform.cpu().numpy() if as_array else waveform
 
 
-# Where diffusers' own ``DiffusionPipeline.from_pretrained`` looks for the class that a folder names.
+# Where diffusers' own loader looks for the class that a folder names.
 diffusers.VidGenPipeline = VidGenPipeline  # type: ignore[attr-defined]

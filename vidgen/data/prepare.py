@@ -305,7 +305,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         docs = field_docs(kind)
         for field in dataclasses.fields(kind):
             name, default = f"--{field.name.replace('_', '-')}", field.default
-            words = f"{docs.get(field.name, '')} ({default:g})" if not isinstance(default, bool) else None
+            words = f"{docs.get(field.name, '')} ({default})".strip()
             if isinstance(default, bool):
                 options.add_argument(name, action="store_true", help=f"drop clips without {field.name[6:]}")
             else:
