@@ -340,7 +340,9 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
 
     passes = 3 + 2 * settings.teacher_substeps
     stage = transformer_stage(student, dataset, loss, finish, pipeline, args, spec, device, passes)
-    stage.validation = held_back_latents(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    stage.validation = held_back_latents(
+        args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True
+    )
     return stage
 
 
