@@ -13,11 +13,11 @@ STAND_INS = {
     "srun": 'shift\nSLURM_NODEID=1 exec "$@"',
     "scontrol": '[ "$1" = show ] && printf "first\\nsecond\\n" || echo "$@" >"$SEEN/requeued"',
     "python": """
-printf '%s\\n' "$@" >"$SEEN/part" && mv "$SEEN/part" "$SEEN/arguments"
-[ -z "${STAYS:-}" ] && exit 0
 trap 'echo saved >"$SEEN/checkpoint"; kill "$!"; exit 0' TERM
 sleep 60 &
-wait""",
+printf '%s\\n' "$@" >"$SEEN/part" && mv "$SEEN/part" "$SEEN/arguments"
+[ -n "${STAYS:-}" ] && wait
+kill "$!"\n""",
 }
 
 
