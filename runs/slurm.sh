@@ -19,7 +19,7 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 [ $# -ge 1 ] || { sed -n '2,5p' "$0" >&2 && exit 2; }
 gpus=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 nodes=${SLURM_NNODES:-1}
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r address < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 # One launcher a machine, which starts a process for each GPU. Single quotes: SLURM_NODEID is each machine's own.
