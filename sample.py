@@ -139,12 +139,17 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     device = choose_device(args.device)
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     pipeline = VidGenPipeline.from_pretrained(args.model, torch_dtype=dtype, device=device)
+    if args.lora:
+        from vidgen.lora import Lora, load_loras
+
+        load_loras(pipeline.transformer, [Lora.parse(text) for text in args.lora], fuse=True)
     load_s = time.perf_counter() - start_s
 
     sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     story = {"story": jobs[0].story} if jobs[0].story else {}
     recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story
+    recorded |= {"lora": args.lora} if args.lora else {}
     version = pipeline.generation.model_version
     is_one_piece = given is not None or args.loop
     in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, is_one_piece)

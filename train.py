@@ -22,6 +22,7 @@ import itertools
 import json
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,15 +37,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config, parallel
-from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches, held_back_keys
+from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL
-from vidgen.noise import to_device
+from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
-from vidgen.progress import Allowance, Log, Unread, Work, by_level, measured_peak_flops_per_s
+from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
 from vidgen.trackers import TRACKERS, open_trackers
+from vidgen.validation import score, validate
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "vae3d": vae_stage,
@@ -146,23 +148,27 @@ def train(
 ) -> None:
     """Train until the settings' number of steps, or ``--stop-after``; then the model, or a checkpoint to go on from."""
     output, leads = args.output, accelerator.is_main_process
-    model = stage.model.to(accelerator.device).train()
+    model = stage.model.train()
     if settings.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise InputError("gradient_checkpointing is for the stages dit and distill")
         model.enable_gradient_checkpointing()  # type: ignore[operator]
-    # What is frozen is the same in the average, and is not copied.
-    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    average = copy.deepcopy(model, dict(frozen)).requires_grad_(False).eval()
     sharded = parallel.is_sharded(settings, accelerator)
     if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
         raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
-    bones = parallel.skeleton(average) if sharded else None
-    if sharded:
-        if not hasattr(model, "_no_split_modules") or stage.discriminator is not None:
-            raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
+    if sharded and not getattr(model, "_no_split_modules", None):
+        raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
+    bones = parallel.skeleton(model) if sharded else None
+    average: nn.Module
+    if bones is not None:
         parallel.shard(model, accelerator)
-        parallel.shard(average, accelerator)
+        average = parallel.sharded_copy(model, bones, accelerator)
+    else:
+        model.to(accelerator.device)
+        # What is frozen is the same in the average, and is not copied.
+        frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+        average = copy.deepcopy(model, dict(frozen))
+    average.requires_grad_(False).eval()
     modules = {"model": model, "average": average}
     optimizers = make_optimizers(model, settings)
     if stage.discriminator is not None:
@@ -233,8 +239,9 @@ def train(
                 allowance.note(step)
         if (leads or sharded) and (step % settings.sample_every == 0 or step == settings.steps):
             seconds = time.perf_counter()
-            sheet = output / "samples" / f"step-{step:07d}.png"
-            stage.sheet(average, sheet)
+            with tempfile.TemporaryDirectory() as unseen:  # all work on it, one shows it
+                sheet = (output / "samples" if leads else Path(unseen)) / f"step-{step:07d}.png"
+                stage.sheet(average, sheet)
             if leads:
                 log.aside("samples", step, measure_sheet(sheet), time.perf_counter() - seconds)
         if leads and args.score_every and step % args.score_every == 0:
@@ -284,10 +291,6 @@ def iterate(
         yield on_device(batch, accelerator.device)
 
 
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: to_device(value, device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-
 def backward(
     loss_module: nn.Module, micro_batches: list[dict[str, Any]], accelerator: Accelerator
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -302,39 +305,6 @@ def backward(
         for key, value in {"loss": loss, **parts}.items():
             totals[key] = totals.get(key, torch.zeros((), device=loss.device)) + value.detach() / len(micro_batches)
     return totals.pop("loss"), totals
-
-
-@torch.no_grad()
-def validate(
-    stage: Stage, average: nn.Module, settings: config.TrainConfig, accelerator: Accelerator
-) -> dict[str, float]:
-    """Mean loss and parts of the averaged weights on clips that are never trained on, with the same noise each time.
-
-    Processes share the batches out; where these do not divide evenly, some see one again, which does not count.
-    """
-    clips = SeededBatches(stage.validation, settings.seed)  # type: ignore[arg-type]
-    keys = held_back_keys(stage.validation, settings.validation_clips)  # type: ignore[arg-type]
-    groups = [keys[start : start + settings.batch_size] for start in range(0, len(keys), settings.batch_size)]
-    totals: dict[str, Tensor] = {}
-    for turn in range(0, len(groups), accelerator.num_processes):
-        place = turn + accelerator.process_index
-        group = groups[place % len(groups)]
-        share = len(group) / len(keys) if place < len(groups) else 0.0
-        with accelerator.autocast():
-            loss, parts = stage.loss(average, on_device(clips[group], accelerator.device))
-        for key, value in {"loss": loss, **parts}.items():
-            if value.ndim == 0:
-                totals[key] = totals.get(key, 0) + share * value.float()
-    sums = accelerator.reduce(torch.stack(list(totals.values())), reduction="sum").tolist()
-    return by_level(dict(zip(totals, sums, strict=True)))
-
-
-def score(stage: Stage, average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
-    """FVD, its like for sound, and sync of clips made from the captions of those that are never trained on."""
-    from eval import in_training
-
-    prompts = [wordings[0] for wordings in stage.validation.captions if wordings and wordings[0].strip()]  # type: ignore[union-attr]
-    return in_training.score(stage.pipeline(average), prompts, real, folder)  # type: ignore[misc]
 
 
 def work(stage: Stage, args: argparse.Namespace, accelerator: Accelerator) -> Work:

@@ -16,7 +16,7 @@ from vidgen.media import read_clip, read_metadata, write_video
 
 from .cache import sha256
 from .distribution import METRICS, compare, extractor_for, folder_features
-from .generate import load_pipeline
+from .models import load_pipeline
 from .workers import spread
 
 
@@ -51,6 +51,8 @@ def distances(
     for metric, extractor in extractors.items():
         names, gaussian = METRICS[metric], metric == "sound"
         try:
+            if len(files) < 2:
+                raise InputError(f"{len(files)} clips are there, and a distance needs two or more")
             real, failures_real = folder_features(list(reference), extractor)
             model, failures = folder_features(list(files), extractor)
             outcome = compare(real, model, names, gaussian=gaussian)

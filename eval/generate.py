@@ -4,20 +4,20 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av.error
 import numpy as np
-import torch
 
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.files import replacing
-from vidgen.generation import GenerationConfig
 from vidgen.media import read_metadata, write_video
+from vidgen.published_folders import is_vidgen
 
+from . import models
 from .cache import sha256
 from .workers import spread
 
@@ -90,27 +90,6 @@ def prompts_sha256(asked: Sequence[Asked]) -> str:
     return hashlib.sha256(json.dumps([(entry.prompt, entry.seed) for entry in asked]).encode()).hexdigest()
 
 
-def model_facts(model: Path) -> dict[str, Any]:
-    """Name, version and checksum of a model, how it is sampled, and what its clips are.
-
-    Raises:
-        InputError: no such model.
-    """
-    own = GenerationConfig.load(model)
-    digest = hashlib.sha256()
-    for path in sorted(model.rglob("*")):
-        if path.suffix in (".safetensors", ".json") and path.is_file():
-            digest.update(f"{path.relative_to(model).as_posix()}\0{sha256(path)}\0".encode())
-    sampler = ("num_inference_steps", "guidance_scale", "audio_guidance_scale", "video_shift", "audio_shift", "solver")
-    clip = ("num_frames", "height", "width", "frame_rate", "sample_rate_hz")
-    return {
-        "version": own.model_version,
-        "sha256": digest.hexdigest(),
-        "sampler": {name: getattr(own, name) for name in sampler},
-        "clip": {name: getattr(own, name) for name in clip},
-    }
-
-
 def generate(
     model: Path,
     asked: Sequence[Asked],
@@ -121,7 +100,7 @@ def generate(
     workers: int = 1,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[list[Made], dict[str, Any]]:
-    """An mp4 for each entry, made where it is missing; and ``model_facts``.
+    """An mp4 for each entry, made where it is missing; and ``models.model_facts``.
 
     A clip that cannot be made leaves ``NAME.failed`` with the reason; the next run tries again. Processes, here or on
     other machines that see the folder, may each make their share: a file appears whole or not at all.
@@ -135,7 +114,7 @@ def generate(
     Raises:
         InputError: no such model, or a clip in the folder was made by another model or for another prompt.
     """
-    facts = model_facts(model)
+    facts = models.model_facts(model)
     paths = clip_paths(asked, folder)
     rows = list(zip(asked, paths, strict=True))
     for entry, path in rows:
@@ -162,27 +141,18 @@ def _why_not(path: Path) -> str | None:
     return note.read_text(encoding="utf-8").strip() if note.exists() else "not made"
 
 
-@lru_cache(maxsize=1)
-def load_pipeline(model: Path, device: str) -> Any:
-    """A model, kept for the next batch of this process."""
-    from vidgen.loading import choose_device
-    from vidgen.pipeline import VidGenPipeline
-
-    return VidGenPipeline.from_pretrained(model, device=choose_device(device))
-
-
 def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str]) -> None:
     """What is missing of a batch. Where it fails its clips are tried one by one: one takes no other along."""
-    pipeline = load_pipeline(model, device)
-    prompts = [entry.prompt for entry, _ in rows]
+    models.load_pipeline(model, device)  # if the model itself cannot be had, no clip is to blame
+    if not is_vidgen(model):  # makes its clips one by one, so those that are there have no say
+        rows = [row for row in rows if not row[1].exists()]
     try:
-        output = pipeline(prompts, generator=[torch.Generator().manual_seed(entry.seed) for entry, _ in rows])
-        sounds = [None] * len(rows) if output.audio is None else output.audio
-        for (entry, path), frames, waveform in zip(rows, output.frames, sounds, strict=True):
+        clips = models.make_clips(model, device, [entry.prompt for entry, _ in rows], [entry.seed for entry, _ in rows])
+        for (entry, path), clip in zip(rows, clips, strict=True):
             if path.exists():
                 continue
             own = {"title": entry.prompt, "prompt": entry.prompt, "seed": str(entry.seed), **tags}
-            write_video(path, frames, waveform, output.frame_rate, output.sample_rate, own)
+            write_video(path, clip.frames, clip.waveform, clip.frame_rate, clip.sample_rate_hz or 24000, own)
             path.with_suffix(".failed").unlink(missing_ok=True)
     except (RuntimeError, ValueError, ArithmeticError, MemoryError, av.error.FFmpegError) as error:
         if len(rows) > 1:
@@ -250,10 +220,10 @@ def folder_clips(folder: Path) -> list[Made]:
         except InputError as error:
             made.append(Made(Asked("", index, name=path.relative_to(folder).as_posix()), path, str(error)))
             continue
-        told = captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path)
-        caption = told[0] or next((tags[key] for key in ("prompt", "title", "comment") if tags.get(key)), "")
+        told = [*(captions.get(path.relative_to(folder).as_posix()) or sidecar_caption(path))]
+        told += [tags[key] for key in ("prompt", "title", "comment") if tags.get(key)]
         seed = int(tags["seed"]) if tags.get("seed", "").isdigit() else index
-        made.append(Made(Asked(caption, seed, name=path.relative_to(folder).as_posix()), path))
+        made.append(Made(Asked(next(iter(told), ""), seed, name=path.relative_to(folder).as_posix()), path))
     return made
 
 

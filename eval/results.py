@@ -2,7 +2,7 @@
 
 Fields (version 2): ``schema``; ``suite``; ``prompts_sha256``, ``prompts_rewritten``; ``preprocessing`` (what was done
 to the clips before they were measured); ``measures`` (name to version of code and weights), ``missing`` (what is not
-measured, and why); ``environment``; ``models``, each with ``name``, what ``generate.model_facts`` says, ``counts``,
+measured, and why); ``environment``; ``models``, each with ``name``, what ``models.model_facts`` says, ``counts``,
 ``estimates``, ``rows``, and where they apply ``judgement`` (of the tabletop suite), ``vbench`` and ``distances``;
 ``comparisons`` of every two models.
 """

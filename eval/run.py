@@ -22,6 +22,7 @@ from typing import Any
 
 from vidgen.cli import run
 from vidgen.errors import InputError
+from vidgen.published_folders import is_vidgen
 
 from . import accuracy, against, report, results, tables, vbench
 from .contenders import FILMED, Contender, contend, reference_clips
@@ -164,7 +165,7 @@ def score(
         more["vbench"] = score_by_vbench(contender, measured, args)
     if reference:
         again = None
-        if contender.model is not None:
+        if contender.model is not None and is_vidgen(contender.model):
             folder = args.output / f"{contender.name}-reconstructed"
             again = partial(against.reconstruct, contender.model, args.device, reference, folder)
         there = [clip.path for clip in contender.made if clip.path.exists()]

@@ -94,12 +94,16 @@ def evaluate(
         time_limit_s: for one dimension.
 
     Raises:
-        InputError: no clip can be read, some are shorter and some longer than 5 s, or the Python cannot be used.
+        InputError: the Python cannot be used, an unknown dimension, or no list of prompts.
     """
     wanted = checked_dimensions(dimensions) if dimensions is not None else tuple(DIMENSIONS if prompts else CUSTOM)
     custom = prompts is None
-    failures, long = _readable(made)
+    failures, lengths_s = _readable(made)
+    long = max(lengths_s, default=0.0) >= LONG_FROM_S - 1e-3
     outcome = Outcome(("long " if long else "") + ("custom" if custom else "standard"), failures=failures)
+    if not lengths_s or (long and min(lengths_s) < LONG_FROM_S - 1e-3):
+        outcome.reasons = dict.fromkeys(wanted, _mixed(lengths_s) if lengths_s else "none of its clips is there")
+        return outcome
     if python is not None:
         environment = check(python)
         outcome.packages = environment["packages"]
@@ -134,8 +138,8 @@ def evaluate(
     return outcome
 
 
-def _readable(made: Sequence[Made]) -> tuple[dict[str, str], bool]:
-    """Why clips cannot be scored, by name; and whether the others are long ones."""
+def _readable(made: Sequence[Made]) -> tuple[dict[str, str], list[float]]:
+    """Why clips cannot be scored, by name; and the lengths of the others, in seconds."""
     failures, lengths_s = {}, []
     for clip in tqdm(made, desc="looked at", unit="clip", disable=None):
         try:
@@ -147,15 +151,14 @@ def _readable(made: Sequence[Made]) -> tuple[dict[str, str], bool]:
             lengths_s.append(info.duration_s)
         except InputError as error:
             failures[_name(clip)] = str(error)
-    if not lengths_s:
-        raise InputError(f"none of {len(made)} clips can be read: {next(iter(failures.values()), 'there are none')}")
-    longs = [length_s >= LONG_FROM_S - 1e-3 for length_s in lengths_s]
-    if any(longs) and not all(longs):
-        raise InputError(
-            f"clips last from {min(lengths_s):.2f} to {max(lengths_s):.2f} s: VBench scores those of {LONG_FROM_S:g} s"
-            " and more by its long variant, which gives other values; score them apart"
-        )
-    return failures, any(longs)
+    return failures, lengths_s
+
+
+def _mixed(lengths_s: Sequence[float]) -> str:
+    return (
+        f"clips last from {min(lengths_s):.2f} to {max(lengths_s):.2f} s: those of {LONG_FROM_S:g} s and more are for"
+        " VBench's long variant, which gives other values; score them apart"
+    )
 
 
 def _name(clip: Made) -> str:

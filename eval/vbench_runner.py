@@ -7,11 +7,13 @@ It imports nothing of this project; ``eval.vbench`` writes the jobs and reads wh
 in which a vbench.py lies, out of the way of the package.
 """
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -38,6 +40,13 @@ def check() -> dict[str, Any]:
     spec = importlib.util.find_spec("vbench")
     info = os.path.join(os.path.dirname(spec.origin), "VBench_full_info.json") if spec and spec.origin else None
     return {"python": sys.version.split()[0], "packages": versions, "full_info": info}
+
+
+def end_with_parent() -> None:
+    """On Linux: whoever ends the process that waits for this one, in whatever way, ends this one, too."""
+    if sys.platform == "linux":
+        death_signal = 1  # prctl.h: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
 
 
 def in_order() -> None:
@@ -79,6 +88,7 @@ def main() -> None:
         return
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
+    end_with_parent()
     in_order()
     device = importlib.import_module("torch").device(job["device"])
     if job["long"]:

@@ -32,10 +32,10 @@ def film(path: Path, seed: int = 0, *, num_frames: int = 28, sound: bool = True,
     return write_video(path, moving(num_frames, *size, seed=seed), waveform, Fraction(24), RATE_HZ)
 
 
-def raw_film(path, frames, *, pix_fmt="yuv420p", codec="libx264", options=None, times_ms=None, format=None, **context):
+def raw_film(path, frames, *, pix_fmt="yuv420p", options=None, times_ms=None, **context):
     """By PyAV alone, for what ``write_video`` never writes."""
-    with av.open(str(path), "w", format=format) as container:
-        stream = container.add_stream(codec, rate=24)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
         stream.codec_context.time_base = Fraction(1, 24) if times_ms is None else Fraction(1, 1000)
@@ -52,7 +52,7 @@ def raw_film(path, frames, *, pix_fmt="yuv420p", codec="libx264", options=None, 
 
 
 def flashes_and_clicks(late_s: float, seed: int = 0, duration_s: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    """A lamp in a picture that flashes up and fades at uneven times, and clicks that come ``late_s`` after each flash."""
+    """A lamp that flashes up and fades at uneven times, and clicks that come ``late_s`` after each flash."""
     rng = np.random.default_rng(seed)
     frames = moving(round(duration_s * 24), seed=seed) // 2
     waveform = np.zeros(round(duration_s * RATE_HZ), np.float32)

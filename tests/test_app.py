@@ -1,6 +1,6 @@
 """The page, from the fields to the clip, and in a real browser where there is one.
 
-VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app.py -k plays   makes the pictures of docs/page.md.
+VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app.py -k "plays or phone"   makes the pictures of docs/page.md.
 """
 
 import io
@@ -23,7 +23,7 @@ from vidgen.app_form import Form, Material, plain, sizes
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.inspect import command
-from vidgen.making import THREAD_NAME, make, preview
+from vidgen.making import THREAD_NAME, Stopped, make, preview
 from vidgen.options import parse_args
 from vidgen.pipeline import VidGenPipeline
 
@@ -52,8 +52,10 @@ def pipeline():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (20, 32, 64, 3), dtype=np.uint8)
+    y, x = np.mgrid[:128, :192] / 128
+    falling = np.minimum(0.15 + 0.05 * np.arange(20), 0.75)
+    ball = (x - 0.75) ** 2 + (y - falling[:, None, None]) ** 2 < 0.02
+    frames = np.where(ball[..., None], (200, 40, 30), (190, 190, 195)).astype(np.uint8)
     sound = np.sin(2 * np.pi * 440 * np.arange(20000) / 24000).astype(np.float32) / 2
     media.write_video(folder / "clip.mp4", frames, sound, 24)
     Image.fromarray(frames[0]).save(folder / "a.png")
@@ -140,6 +142,14 @@ def test_every_size_on_offer_can_be_made():
 # --- making ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def shown(tmp_path):
+    """The folder of what is shown, apart from that of clips."""
+    folder = tmp_path / "shown"
+    folder.mkdir()
+    return folder
+
+
 def studio(pipeline, folder):
     return app.Studio(pipeline, SHIPPED_MODEL, folder / "clips", folder)
 
@@ -150,11 +160,12 @@ def options(folder, **fields):
     return args
 
 
-def test_a_clip_is_watched_made_and_described(pipeline, tmp_path):
-    *states, clip = make(pipeline, options(tmp_path, steps=3), tmp_path)
+def test_a_clip_is_watched_made_and_described(pipeline, tmp_path, shown):
+    *states, clip = make(pipeline, options(tmp_path, steps=3), shown)
     assert [(state.done, state.total) for state in states[:3]] == [(1, 3), (2, 3), (3, 3)]
     assert states[0].preview.shape == (32, 3 * 64, 3)  # 9 frames are 3 latent frames
     assert media.read_metadata(clip.path)["settings"] == clip.tags["settings"]
+    assert Path(clip.copy).read_bytes() == Path(clip.path).read_bytes()
     again = parse_args(shlex.split(command(clip.tags))[2:])
     assert (again.prompt, again.seed, again.steps, again.size) == (["a red ball"], 3, 3, (64, 32))
     direct = pipeline("a red ball", num_inference_steps=3, guidance_scale=2.0, audio_guidance_scale=3.0,
@@ -167,32 +178,61 @@ def test_a_clip_is_watched_made_and_described(pipeline, tmp_path):
     assert Image.open(clip.poster).size == (64, 32)
 
 
-def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp_path):
-    paths = [list(make(pipeline, options(tmp_path), tmp_path))[-1].path for _ in range(2)]
+def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp_path, shown):
+    paths = [list(make(pipeline, options(tmp_path), shown))[-1].path for _ in range(2)]
     assert [Path(path).name for path in paths] == ["a-red-ball-3.mp4", "a-red-ball-3-2.mp4"]
 
 
-def test_closing_stops_at_the_next_step_and_leaves_nothing(pipeline, tmp_path):
-    calls = Counter()
-    hook = pipeline.transformer.register_forward_hook(lambda *_: calls.update(["step"]))
-    states = make(pipeline, options(tmp_path, steps=1000), tmp_path)
-    next(states)
-    states.close()
-    done = calls["step"]
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+@pytest.mark.parametrize("way", ["stop", "close"])
+def test_stopping_ends_with_the_step_that_is_done_and_leaves_nothing(pipeline, tmp_path, shown, way):
+    begun, go_on, stop = Counter(), threading.Semaphore(2), threading.Event()
+
+    def gate(*_):
+        begun.update(["step"])
+        go_on.acquire()
+
+    hook = pipeline.transformer.register_forward_pre_hook(gate)
+    states = make(pipeline, options(tmp_path, steps=9), shown, stop=stop)
+    assert [next(states).done, next(states).done] == [1, 2]
+    if way == "close":
+        states.close()
+    else:
+        stop.set()
+    go_on.release(100)  # the third step was begun before
+    if way == "stop":
+        with pytest.raises(Stopped):
+            list(states)
+    for worker in workers():
+        worker.join()
     hook.remove()
-    assert 1 <= done < 1000
-    assert not list(tmp_path.iterdir())
-    assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+    assert begun["step"] <= 3
+    assert not list(tmp_path.glob("**/*.*"))
 
 
-def test_a_long_clip_is_made_in_parts_and_can_be_stopped_within_one(pipeline, tmp_path):
-    *states, clip = make(pipeline, options(tmp_path, duration_s=1.5), tmp_path)
+def test_clips_that_share_a_lock_are_made_one_after_another(pipeline, tmp_path, shown):
+    turn, stop = threading.Lock(), threading.Event()
+    with turn:
+        states = make(pipeline, options(tmp_path), shown, turn, stop)
+        waiting = threading.Thread(target=lambda: list(states))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join()
+    assert len(list(tmp_path.glob("*.mp4"))) == 1
+
+
+def test_a_long_clip_is_made_in_parts_and_can_be_stopped_within_one(pipeline, tmp_path, shown):
+    *states, clip = make(pipeline, options(tmp_path, duration_s=1.5), shown)
     assert states[0].total == 36
     assert states[0].unit == "frame"
     assert any(0 < state.done < 36 for state in states)
     made = media.read_clip(clip.path)
     assert (len(made.frames), len(made.waveform)) == (36, 36000)
-    states = make(pipeline, options(tmp_path, duration_s=1.5, steps=1000), tmp_path)
+    states = make(pipeline, options(tmp_path, duration_s=1.5, steps=1000), shown)
     assert next(states).done == 0
     states.close()
     assert len(list(tmp_path.glob("*.mp4"))) == 1
@@ -226,7 +266,7 @@ def test_a_preview_of_all_latent_frames_is_the_decoded_clip(pipeline):
 def test_bad_input_is_told_in_a_line(pipeline, files, tmp_path, fields, reason):
     values = form(**fields | {"files": [str(files / name) for name in fields.get("files", ())]})
     with pytest.raises(InputError, match=reason) as caught:
-        list(studio(pipeline, tmp_path).make(*vars(values).values()))
+        list(studio(pipeline, tmp_path).make("visitor", *vars(values).values()))
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.glob("**/*.mp4"))
 
@@ -279,7 +319,7 @@ def visit(browser):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(300_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
         page.wait_for_selector("#stage .stage.empty")
@@ -297,7 +337,7 @@ def visit(browser):
 
 def type_prompt(page, prompt, steps=None, seed=None):
     if steps is not None:
-        page.evaluate("document.querySelector('#steps') || document.querySelector('.label-wrap').click()")
+        page.evaluate("document.querySelector('#steps') || document.querySelector('#more .label-wrap').click()")
         page.fill("#steps input[type=number]", str(steps))
         page.keyboard.press("Tab")
     if seed is not None:
@@ -314,12 +354,19 @@ def tags_shown(page):
     return page.inner_text("#details code")
 
 
-def save_picture(page, name):
-    """A screenshot with few colours, for docs/, if it is asked for."""
+def save_pictures(page, name, *places):
+    """Screenshots side by side, each of what lies at and below a place, for docs/, if they are asked for."""
     folder = os.environ.get("VIDGEN_SCREENSHOTS")
-    if folder:
-        picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-        picture.quantize(128).save(Path(folder) / name, optimize=True)
+    if not folder:
+        return
+    page.click("#more .label-wrap")  # closed again
+    page.wait_for_timeout(500)
+    parts = []
+    for place in places:
+        page.evaluate("place => document.querySelector(place).scrollIntoView()", place)
+        page.mouse.move(0, 0)
+        parts.append(np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")))
+    Image.fromarray(np.concatenate(parts, axis=1)).quantize(256).save(Path(folder) / name, optimize=True)
 
 
 def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):
@@ -369,7 +416,8 @@ def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):
     (tmp_path / "again.mp4").write_bytes(again)
     assert media.read_metadata(tmp_path / "again.mp4") == tags
     assert np.array_equal(media.read_clip(tmp_path / "again.mp4").frames, clip.frames)
-    save_picture(page, "page.png")
+    page.set_viewport_size({"width": 1280, "height": 1250})
+    save_pictures(page, "page.png", "#head")
 
 
 def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
@@ -382,11 +430,11 @@ def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
     page.keyboard.press("Enter")
     wait_for_clip(page, 1)
     assert "--video clip.mp4 --only audio" in tags_shown(page)
-    assert "clip.mp4: 64×32 cropped and scaled to 128×128" in page.inner_text("#stage")
+    assert "clip.mp4: 192×128 cropped and scaled to 128×128" in page.inner_text("#stage")
     box = page.locator("#stage").bounding_box()
     assert -100 < box["y"] < 844  # it has been scrolled to
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    save_picture(page, "page-phone.png")
+    save_pictures(page, "page-phone.png", "#head", "#stage")
 
 
 def test_stop_ends_the_work_at_the_next_step(visit, address):

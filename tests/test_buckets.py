@@ -1,7 +1,7 @@
 """Shapes near the clips' own, mixtures by weight, and what comes when."""
 
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from vidgen.data.buckets import Bucket, fitting_frames, fitting_size, frame_ladder
 from vidgen.data.captions import first_clause, vary_caption
 from vidgen.data.recordings import Mixture
-from vidgen.data.sampling import KeyedBatches, Layout
+from vidgen.data.sampling import KeyedBatches, Layout, held_back_keys
 from vidgen.data.source import Source, parse_source, source_weights
 from vidgen.errors import InputError
+from vidgen.validation import batches_by_shape
 
 
 def layout(groups, sources=None, shards=None, weights=None):
@@ -44,7 +45,8 @@ def test_known_sizes_and_lengths():
     assert fitting_size(500, 500, 256 * 256, 32) == (256, 256)
     assert fitting_size(20, 3000, 32 * 32, 32)[0] == 32
     assert frame_ladder(49, 4) == [49, 25, 13, 5, 1]
-    assert [fitting_frames(frames, 49, 4) for frames in (0, 1, 4, 5, 24, 25, 48, 49, 500)] == [1, 1, 1, 5, 13, 25, 25, 49, 49]  # fmt: skip
+    lengths = {0: 1, 1: 1, 4: 1, 5: 5, 24: 13, 25: 25, 48: 25, 49: 49, 500: 49}
+    assert {frames: fitting_frames(frames, 49, 4) for frames in lengths} == lengths
 
 
 def test_a_batch_has_one_shape_and_every_clip_comes_once_an_epoch():
@@ -96,6 +98,17 @@ def test_with_fewer_shards_than_processes_they_share_what_one_would_see():
     whole = batches(50, made, batch_size=6)
     halves = [batches(50, made, rank=rank, world_size=2) for rank in range(2)]
     assert whole == [first + second for first, second in zip(*halves, strict=True)]
+
+
+def test_held_back_clips_are_all_shown_in_batches_of_one_shape():
+    made = layout([0, 1, 1, 0, 1])
+    data = Numbers(0, 5)
+    keys = held_back_keys(data, 12)
+    assert list(chain(*chain(*batches_by_shape(data, keys, 3)))) == keys
+    data.layout = made
+    shown = list(chain(*batches_by_shape(data, keys, 3)))
+    assert sorted(chain(*shown)) == sorted(held_back_keys(data, 12))
+    assert all(len(batch) <= 3 and len({made.groups[index] for index, _ in batch}) == 1 for batch in shown)
 
 
 class Numbers:

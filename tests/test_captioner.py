@@ -41,9 +41,10 @@ def model(tmp_path_factory):
         additional_special_tokens=["<image>"],
     )  # fmt: skip
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"vocab_size": len(vocabulary), "eos_token_id": 1, "pad_token_id": 0}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes, image_size=16, patch_size=8),
-        text_config=LlamaConfig(**sizes, vocab_size=len(vocabulary), num_key_value_heads=2, eos_token_id=1, pad_token_id=0),
+        text_config=LlamaConfig(**sizes, **tokens, num_key_value_heads=2),
         image_token_index=3, vision_feature_layer=-1,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -34,6 +35,7 @@ from vidgen.comfy.inputs import (
 )
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
+from vidgen.published_folders import is_published, is_vidgen
 
 from .test_pipeline import make_pipeline
 
@@ -191,18 +193,25 @@ def test_bad_input(settings, message):
 
 
 def test_models_are_found_by_name(tmp_path):
-    for name in ("one", "org/two", "two/vae"):
+    for name in ("one", "org/two", "foreign", "foreign/text_encoder"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("one", "org/two"):
+    for name in ("one", "org/two", "foreign"):
         (tmp_path / name / "model_index.json").touch()
+    for name in ("one", "org/two", "foreign/text_encoder"):
+        (tmp_path / name / "generation_config.json").touch()
     (tmp_path / "linked").symlink_to(SHIPPED_MODEL)
     folders = [str(tmp_path), str(tmp_path / "absent")]
-    assert list_models(folders) == [SHIPPED, "linked", "one", "org/two"]
-    assert find_model("org/two", folders) == tmp_path / "org" / "two"
-    assert find_model(SHIPPED, folders) == SHIPPED_MODEL
-    for wrong in ("", "two", "three", "../" + tmp_path.name + "/one", str(tmp_path / "one" / "..")):
+    assert list_models(folders, is_vidgen) == [SHIPPED, "linked", "one", "org/two"]
+    assert list_models(folders, is_published) == ["foreign"]
+    assert find_model("org/two", folders, is_vidgen) == tmp_path / "org" / "two"
+    assert find_model("foreign", folders, is_published) == tmp_path / "foreign"
+    assert find_model(SHIPPED, folders, is_vidgen) == SHIPPED_MODEL
+    for wrong in ("", "two", "three", "foreign", "../" + tmp_path.name + "/one", str(tmp_path / "one" / "..")):
         with pytest.raises(InputError, match="no model"):
-            find_model(wrong, folders)
+            find_model(wrong, folders, is_vidgen)
+
+
+NEED_COMFY = ("nodes", "published", "sampling", "schema")
 
 
 class Interrupted(Exception):
@@ -258,6 +267,8 @@ def fake(monkeypatch, tmp_path):
             "is_device_cpu": lambda device: True,
             "load_models_gpu": load,
             "throw_exception_if_processing_interrupted": check,
+            "unload_all_models": lambda: None,
+            "soft_empty_cache": lambda: None,
         },
         "comfy.model_patcher": {"ModelPatcher": Patcher},
         "comfy.utils": {"ProgressBar": Bar},
@@ -287,11 +298,11 @@ def fake(monkeypatch, tmp_path):
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-    for name in ("nodes", "sampling"):
+    for name in NEED_COMFY:
         monkeypatch.delitem(sys.modules, f"vidgen.comfy.{name}", raising=False)
     make_pipeline().save_pretrained(tmp_path / "tiny", dtype=None)
     yield state
-    for name in ("nodes", "sampling"):
+    for name in NEED_COMFY:
         sys.modules.pop(f"vidgen.comfy.{name}", None)
         vars(vidgen.comfy).pop(name, None)
 
@@ -389,6 +400,46 @@ def test_loras(fake, tmp_path):
     torch.testing.assert_close(latents(half), made, atol=1e-4, rtol=1e-3)
     assert nodes["LoadLora"].validate_inputs("style.safetensors") is True
     assert "no LoRA 'other'" in nodes["LoadLora"].validate_inputs("other")
+
+
+def test_published_models(fake, tmp_path):
+    from vidgen.published import Made
+
+    from .tiny_pipelines import save
+
+    save("ltx", tmp_path / "LTX")
+    nodes = {node.__name__: node for node in asyncio.run(extension_nodes())}
+    assert nodes["LoadPublished"].validate_inputs("LTX") is True
+    assert "no model" in nodes["LoadPublished"].validate_inputs("tiny"), "that is vidgen's own"
+    (model,) = nodes["LoadPublished"].execute("LTX", False).values
+    settings = {name: value for name, value in SETTINGS.items() if name not in ("solver", "loop")}
+    settings |= {"width": 32, "height": 32, "duration_s": 0.4, "frame_rate": 23.976, "num_inference_steps": 2}
+    run = nodes["GeneratePublished"].execute
+    pictures, sounds, videos = run(model, "a red ball", "", **settings | {"batch_size": 2}, seed=3).values
+    assert [tuple(clip.shape) for clip in pictures] == [(9, 32, 32, 3)] * 2
+    assert sounds == [None] * 2
+    assert videos[0].frame_rate == Fraction(24000, 1001)
+    assert [update[:2] for update in fake.updates] == [(1, 2), (2, 2)] * 2
+    (alone,), _, _ = run(model, "a red ball", "", **settings, seed=4).values
+    assert torch.equal(alone, pictures[1])
+    assert not torch.equal(alone, pictures[0])
+    with pytest.raises(InputError, match="LTXPipeline does not take --last-image"):
+        run(model, "a red ball", "", **settings, seed=4, last_image=images(1))
+    with pytest.raises(InputError, match="prompt is empty"):
+        run(model, " ", "", **settings, seed=4)
+    fake.steps_until_interrupt = 2
+    with pytest.raises(Interrupted):
+        run(model, "a red ball", "", **settings | {"num_inference_steps": 50}, seed=3)
+
+    class Heard:
+        accepts: ClassVar = {}
+
+        def make(self, prompt, asked, on_step):
+            return Made(np.zeros((2, 8, 8, 3), np.uint8), Fraction(25), np.ones((2, 3840), np.float32), 48000)
+
+    fake.steps_until_interrupt = 1000
+    _, (sound,), (video,) = run(Heard(), "a red ball", "", **settings, seed=4).values
+    assert (tuple(sound["waveform"].shape), sound["sample_rate"], video.frame_rate) == ((1, 2, 3840), 48000, 25)
 
 
 async def extension_nodes():

@@ -28,11 +28,13 @@ from PIL import Image
 
 from vidgen import media
 
+from .tiny_pipelines import save
+
 CHECKOUT = os.environ.get("VIDGEN_COMFYUI")
 ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT / "comfyui"
 WORKFLOWS = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
-START_S, RUN_S = 300, 300
+START_S, RUN_S = 900, 900
 BINARY_HEADER = 8  # two big-endian integers: kind of event, kind of picture
 
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="VIDGEN_COMFYUI does not name a checkout of ComfyUI")
@@ -131,6 +133,7 @@ def server(tmp_path_factory):
     (base / "models" / "vidgen" / "others").mkdir()
     (base / "models" / "vidgen" / "others" / "one").symlink_to(ROOT / "weights")
     save_example_lora(base / "models" / "loras" / "style.safetensors")
+    save("ltx", base / "models" / "diffusers" / "tiny-ltx")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -387,6 +390,25 @@ def test_a_lora(server, example):
     error = server.run(nodes).error
     assert error is not None
     assert "there is no LoRA 'absent.safetensors'" in error
+
+
+def test_a_published_model(server):
+    made = {"model": ["1", 0], "prompt": "a red ball", "negative_prompt": "", "seed": 3, "batch_size": 1, "width": 32,
+            "height": 32, "duration_s": 0.4, "frame_rate": 0.0, "num_inference_steps": 2, "guidance_scale": -1.0,
+            "audio_guidance_scale": -1.0, "with_audio": True}  # fmt: skip
+    nodes = {
+        "1": {"class_type": "VidGenLoadPublished", "inputs": {"model": "tiny-ltx", "for_picture": False}},
+        "2": {"class_type": "VidGenGeneratePublished", "inputs": made},
+        "3": workflow("text_to_video")["3"],
+    }
+    run = server.run(nodes)
+    assert run.clip.frames.shape == (9, 32, 32, 3)
+    assert run.clip.frame_rate == 25
+    assert run.steps == [1, 2]
+    made["audio_guidance_scale"] = 3.0
+    error = server.run(nodes).error
+    assert error is not None
+    assert "LTXPipeline does not take --audio-guidance" in error
 
 
 def test_no_sound(server):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vidgen.caching import latent_deviations
 from vidgen.clip import ClipSpec
 from vidgen.data.folder import ClipFolder
 from vidgen.data.latents import (
@@ -17,6 +18,7 @@ from vidgen.data.latents import (
     complete_cache,
     digest,
 )
+from vidgen.data.sampling import Layout
 from vidgen.errors import InputError
 from vidgen.media import write_video
 
@@ -186,6 +188,71 @@ def test_single_latent_frames_are_those_of_the_clip_in_order(tmp_path):
     assert torch.bincount(batch["frames"].flatten(), minlength=7).min() > 70  # 114 expected of each
     with pytest.raises(InputError, match="latent_frames"):
         LatentClips(tmp_path, latent_frames=8)
+
+
+class Shapes(Numbered):
+    """Clips of three shapes and two sources: long ones, an image each time, and sound alone."""
+
+    kinds = np.array([0, 0, 1, 2, 0])
+
+    def __init__(self):
+        super().__init__(5)
+        self.layout = Layout(self.kinds, np.array([0, 1, 1, 0, 0]), np.zeros(5, np.int64))
+
+    def __getitem__(self, keys):
+        kinds = {int(self.kinds[index]) for index, _ in keys}
+        assert len(kinds) == 1  # a batch has one shape
+        batch = super().__getitem__(keys)
+        return {**batch, "has_audio": batch["has_audio"] & (kinds != {1}), "kind": kinds.pop()}
+
+
+def encode_shapes(batch):
+    number = batch["number"]
+    shape = {0: (2, 3, 2, 2), 1: (2, 1, 2, 4), 2: None}[batch["kind"]]
+    video = None if shape is None else number.view(-1, 1, 1, 1, 1).expand(-1, *shape)
+    return video, number.view(-1, 1, 1).expand(-1, 4, {0: 6, 1: 1, 2: 3}[batch["kind"]])
+
+
+def test_a_cache_keeps_every_clips_shape_and_source(tmp_path):
+    source = Shapes()
+    layout = source.layout
+    for rank in range(2):
+        cache_latents(source, 12, encode_shapes, tmp_path, batch_size=2, rank=rank, world_size=2)
+    complete_cache(12, tmp_path, layout)
+    clips = LatentClips(tmp_path, weights=(1.0, 2.0))
+    assert clips_in_cache(tmp_path) == len(clips) == 12
+    resident = LatentClips(tmp_path).to(torch.device("cpu"))
+    shown = {}
+    for group in np.unique(clips.layout.groups):
+        members = np.flatnonzero(clips.layout.groups == group)
+        keys = [(int(index), 5) for index in reversed(members)]
+        batch, same = clips[keys], resident[keys]
+        assert batch.keys() == same.keys()
+        for name in batch.keys() & {"video", "audio", "has_audio"}:
+            assert torch.equal(batch[name], same[name])
+        shape = tuple(batch["video"].shape[1:]) if "video" in batch else None
+        numbers = batch.get("audio", batch.get("video")).flatten(1)[:, 0].tolist()
+        kind = {(2, 3, 2, 2): 0, (2, 1, 2, 4): 1, None: 2}[shape]
+        expected = [n for n in range(12) if source.kinds[n % 5] == kind]
+        assert numbers == expected[::-1]  # the latents of clip n are n
+        assert batch["captions"] == [f"clip {n % 5}" for n in reversed(expected)]
+        assert clips.layout.sources[members].tolist() == [int(layout.sources[n % 5]) for n in expected]
+        shown[kind] = set(batch) & {"video", "audio", "has_audio"}
+    assert shown == {0: {"video", "audio", "has_audio"}, 1: {"video"}, 2: {"audio", "has_audio"}}
+    assert len(LatentClips(tmp_path, only_videos=True)) == sum(source.kinds[n % 5] == 0 for n in range(12))
+    frames = LatentClips(tmp_path, latent_frames=2)
+    assert set(frames.choices.total_frames) == {1, 3}
+
+
+def test_deviations_are_those_of_all_shapes_together(tmp_path):
+    cache_latents(Shapes(), 12, encode_shapes, tmp_path)
+    complete_cache(12, tmp_path, Shapes().layout)
+    deviations = latent_deviations(LatentClips(tmp_path))
+    numbers = np.array([n for n in range(12) if Shapes.kinds[n % 5] == 0])
+    images = np.array([n for n in range(12) if Shapes.kinds[n % 5] == 1])
+    every = np.concatenate([numbers.repeat(12), images.repeat(8)])
+    assert deviations["video_std"] == pytest.approx([every.std(ddof=1)] * 2, abs=1e-3)
+    assert len(deviations["audio_std"]) == 4
 
 
 def test_an_incomplete_or_damaged_cache_is_an_input_error(tmp_path):

@@ -16,6 +16,7 @@ from torch import nn
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
+from vidgen.pipeline import VidGenPipeline
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 
 from .test_pipeline import ROOT, make_pipeline, seeded
@@ -273,3 +274,35 @@ def test_int8_weights():
     quantized, _ = latents(pipeline)
     assert 0 < (quantized - plain).abs().mean() < 0.05 * plain.abs().mean()
     assert isinstance(pipeline.transformer.blocks[0].mlp.up, nn.Linear)
+
+
+def test_a_lora_on_the_command_line_and_in_the_pipeline(saved, tmp_path, capsys):
+    pytest.importorskip("peft")
+    import sample
+    from vidgen import inspect, media
+    from vidgen.lora import add_lora, save_lora
+
+    adapted = make_pipeline().transformer
+    add_lora(adapted, 2, 8.0)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2, generator=seeded(1))
+    save_lora(adapted, tmp_path / "style.safetensors", {})
+
+    def clip(name, *more):
+        path = tmp_path / name
+        arguments = ["--prompt", "a red ball", "--model", str(saved), "--seed", "5", "--output", str(path), *more]
+        sample.main([*arguments, "--device", "cpu"])
+        return media.read_clip(path).frames.astype(int), inspect.command(media.read_metadata(path))
+
+    plain, _ = clip("plain.mp4")
+    half, again = clip("half.mp4", "--lora", f"{tmp_path}/style.safetensors:0.5")
+    whole, _ = clip("whole.mp4", "--lora", f"{tmp_path}/style.safetensors")
+    assert f"--lora {tmp_path}/style.safetensors:0.5" in again
+    differences = [np.abs(frames - plain).mean() for frames in (half, whole)]
+    assert 0 < differences[0] < differences[1]
+    loaded = VidGenPipeline.from_pretrained(saved)
+    loaded.load_lora_weights(tmp_path / "style.safetensors", scale=0.5)
+    expected = loaded("a red ball", generator=seeded(5)).frames[0].astype(int)
+    media.write_video(tmp_path / "expected.mp4", expected.astype(np.uint8), None, 24)
+    assert np.abs(media.read_clip(tmp_path / "expected.mp4").frames - half).mean() < 0.2  # rounding of fused weights

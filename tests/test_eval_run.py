@@ -6,12 +6,13 @@ from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from eval import compare, contenders, generate, judge, measure, optional, report, results, vbench
+from eval import compare, contenders, generate, judge, measure, models, optional, report, results, vbench
 from eval import run as eval_run
 from eval.generate import Asked, Made
 from eval.measure import Measure, Measured
@@ -22,8 +23,10 @@ from tests.test_pipeline import make_pipeline
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
 from vidgen.media import read_clip, write_video
+from vidgen.published import PublishedModel
 from vidgen.tabletop.archive import save_trajectories
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 FPS, RATE_HZ = Fraction(24), 24000
 
 
@@ -70,7 +73,7 @@ def fake(monkeypatch):
         loaded.append(model)
         return FakeModel()
 
-    monkeypatch.setattr(generate, "load_pipeline", load)
+    monkeypatch.setattr(models, "load_pipeline", load)
     return loaded
 
 
@@ -143,7 +146,7 @@ def test_a_clip_that_fails_takes_no_other_along_and_is_tried_again(tmp_path, fak
     asked = [Asked("a ball", 1), Asked("an impossible ball", 2), Asked("a cube", 3)]
     made, _ = generate.generate(model, asked, tmp_path / "clips")
     assert [clip.failure for clip in made] == [None, "RuntimeError: out of memory", None]
-    monkeypatch.setattr(generate, "load_pipeline", lambda *_: lambda prompts, generator: FakeModel()(["x"], generator))
+    monkeypatch.setattr(models, "load_pipeline", lambda *_: lambda prompts, generator: FakeModel()(["x"], generator))
     made, _ = generate.generate(model, asked, tmp_path / "clips")
     assert [clip.failure for clip in made] == [None, None, None]
     assert not list((tmp_path / "clips").glob("*.failed"))
@@ -167,7 +170,7 @@ def test_a_batch_broken_off_is_computed_whole(tmp_path, monkeypatch):
         batches.append(prompts)
         return FakeModel()(prompts, generator)
 
-    monkeypatch.setattr(generate, "load_pipeline", lambda *_: model)
+    monkeypatch.setattr(models, "load_pipeline", lambda *_: model)
     folder, asked = model_folder(tmp_path / "a"), [Asked(f"ball {index}", index) for index in range(5)]
     made, _ = generate.generate(folder, asked, tmp_path / "clips", batch=3)
     before = made[0].path.stat().st_mtime_ns
@@ -198,6 +201,30 @@ def test_captions_of_a_folder_come_from_what_is_there(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a folder with clips"):
         generate.folder_clips(tmp_path / "empty")
+
+
+class Published:
+    """Stands in for a pipeline of diffusers."""
+
+    def __call__(self, prompt, num_frames=18, frame_rate=24.0, generator=None, output_type="np"):
+        frames = moving(generator.initial_seed(), num_frames).astype(np.float32) / 255
+        return SimpleNamespace(frames=frames[None])
+
+
+def test_a_published_pipeline_makes_clips_by_its_own_defaults(tmp_path, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "model_index.json").write_text('{"_class_name": "TheirPipeline"}')
+    monkeypatch.setattr(models, "load_pipeline", lambda *_: PublishedModel(Published()))
+    asked = [Asked("a", 1), Asked("b", 3)]
+    made, facts = generate.generate(tmp_path / "theirs", asked, tmp_path / "clips")
+    assert [clip.failure for clip in made] == [None, None]
+    clip = read_clip(made[1].path)
+    assert np.abs(clip.frames.astype(int) - moving(3)).mean() < 6
+    assert (clip.frame_rate, clip.waveform) == (24, None)
+    assert facts["version"] == "TheirPipeline"
+    assert facts["sampler"]["defaults_of"].startswith("TheirPipeline of diffusers ")
+    with pytest.raises(InputError, match="no such model folder"):
+        generate.generate(tmp_path / "none", asked, tmp_path / "clips")
 
 
 def test_clips_of_another_program_are_found_by_their_captions(tmp_path):
@@ -343,6 +370,21 @@ def test_results_of_one_model_through_the_command(tmp_path, fake, monkeypatch, c
     call(monkeypatch, eval_run, *arguments, "--samples", "2", "--limit", "2")
     assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "out" / "m").glob("*.mp4"))] == before
     assert results.read(tmp_path / "out" / "results.json")["models"][0]["rows"] == model["rows"]
+
+
+def test_a_model_that_makes_nothing_is_scored_all_the_same(tmp_path, fake, monkeypatch, capsys):
+    prompts = prompt_file(tmp_path / "p.json", "an impossible ball", "an impossible cube")
+    write_video(tmp_path / "real" / "a.mp4", moving(), None, FPS)
+    torch.jit.script(Colours()).save(tmp_path / "i3d.pt")
+    arguments = ["--model", model_folder(tmp_path / "m"), "--prompts", prompts, "--output", tmp_path / "out"]
+    monkeypatch.setattr(eval_run, "is_vidgen", lambda _: False)  # has no autoencoders
+    call(monkeypatch, eval_run, *arguments, "--reference", tmp_path / "real", "--i3d", tmp_path / "i3d.pt")
+    model = results.read(tmp_path / "out" / "results.json")["models"][0]
+    assert model["counts"] == {"expected": 2, "made": 0, "scored": 0, "failed": 2}
+    assert model["estimates"]["tabletop.colour"]["value"] == 0
+    assert not any(name.startswith("quality.") for name in model["estimates"])
+    assert any("0 clips are there" in line for line in model["distances"]["missing"])
+    assert "0 of 2 clips scored" in capsys.readouterr().out
 
 
 def test_generator_clips_through_the_command(monkeypatch, tmp_path, capsys):
@@ -589,7 +631,6 @@ class Colours(torch.nn.Module):
         return torch.cat([mean, mean.square()], 1)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_real_model_is_sampled_and_set_beside_its_floors(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for index in range(5):

@@ -25,7 +25,7 @@ class Recorder(torch.nn.Module):
 
     def forward(self, video, audio, text, **rest):
         self.video, self.audio, self.rest = video, audio, rest
-        return torch.zeros_like(video), None if audio is None else torch.zeros_like(audio)
+        return tuple(None if x is None else torch.zeros_like(x) for x in (video, audio))
 
 
 def loss_of(model, video, audio, seeds, config, has_audio=None):
@@ -268,6 +268,25 @@ def test_without_audio_the_picture_is_learned_as_with_it():
     assert set(parts) == {"video"}
     assert parts["video"] == pytest.approx(float(parts_of_both["video"]))
     assert loss == pytest.approx(2 * float(parts["video"]))
+
+
+def test_without_a_picture_the_sound_is_learned_and_never_given():
+    audio = torch.randn(64, *AUDIO)
+    config = FlowConfig(shared=0, per_modality=1, per_frame=0, given=1.0, audio_weight=3.0)
+    model = Recorder()
+    loss, parts = flow_loss(
+        model, None, audio, torch.zeros(64, 1, 2), video_times_s=None, audio_times_s=torch.arange(float(AUDIO[1])),
+        seeds=range(64), config=config,
+    )  # fmt: skip
+    assert model.video is None
+    assert model.rest["video_sigma"] is None
+    assert (model.rest["audio_sigma"] > 0).all()
+    assert set(parts) == {"audio"}
+    assert loss == pytest.approx(3 * float(parts["audio"]))
+    with pytest.raises(InputError, match="nothing to learn"):
+        flow_loss(
+            model, None, None, torch.zeros(0, 1, 2), video_times_s=None, audio_times_s=None, seeds=[], config=config
+        )
 
 
 def test_errors_by_noise_level_add_up_to_the_whole_and_stand_where_they_belong():

@@ -8,7 +8,16 @@ from PIL import Image
 
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.media import ClipWriter, contact_sheet, probe, read_clip, read_metadata, save_sheet, write_video
+from vidgen.media import (
+    ClipWriter,
+    contact_sheet,
+    probe,
+    read_clip,
+    read_metadata,
+    save_sheet,
+    shown_size,
+    write_video,
+)
 
 NTSC = Fraction(24000, 1001)
 RATE_HZ = 24000
@@ -146,6 +155,8 @@ def test_probe(tmp_path):
     assert info.duration_s == pytest.approx(30 * 1001 / 24000, abs=1e-3)
     with pytest.raises(InputError, match=r"absent\.mp4"):
         probe(tmp_path / "absent.mp4")
+    assert shown_size(480, 720, Fraction(32, 27), 0) == (480, 853)
+    assert shown_size(480, 720, Fraction(32, 27), 270) == (853, 480)
 
 
 def test_crop_and_resize(tmp_path):

@@ -176,12 +176,16 @@ def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, mon
     assert {"gradient_norm", "tokens_per_s", "mfu", "memory_gib", "wait_s", "audio_noise_4_of_4"} <= set(row)
 
 
-def test_an_optimizer_that_needs_whole_matrices_cannot_be_shared_out():
+def test_an_optimizer_that_needs_whole_matrices_cannot_be_shared_out(monkeypatch):
     accelerator = SimpleNamespace(num_processes=2, distributed_type="MULTI_CPU")
     with pytest.raises(InputError, match="optimizer=adamw"):
         parallel.is_sharded(DiTConfig(shard=True, optimizer="muon"), accelerator)
     assert parallel.is_sharded(DiTConfig(shard=True), accelerator)
     assert not parallel.is_sharded(DiTConfig(), accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # by accelerate launch with an FSDP config
+    assert parallel.is_sharded(DiTConfig(), accelerator)
+    accelerator.num_processes = 1
+    assert not parallel.is_sharded(DiTConfig(shard=True), accelerator)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

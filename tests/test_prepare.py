@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -28,7 +26,7 @@ from vidgen.errors import InputError
 from vidgen.media import write_video
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = ("--size", "64", "--workers", "1", "--max-duration-s", "2", "--clips-per-shard", "3")
+SETTINGS = ("--size", "80", "--workers", "1", "--max-duration-s", "2", "--clips-per-shard", "3")
 
 
 def clips_of(folder):
@@ -44,7 +42,7 @@ def inputs(tmp_path_factory):
     write_video(folder / "two.mp4", two_scenes, tone(56 / 24), Fraction(24), RATE_HZ)
     film(folder / "tall.mkv.mp4", 2, sound=False, size=(96, 64))
     film(folder / "sub" / "two.mp4", 3)
-    film(folder / "sub" / "again.mp4", 3)  # the same once more
+    film(folder / "sub" / "zwei.mp4", 3)  # the same once more
     Image.fromarray(moving(1, 80, 120, seed=4)[0]).save(folder / "picture.png")
     (folder / "rain.wav").write_bytes(wav(tone(1.5)))
     (folder / "metadata.jsonl").write_text(
@@ -77,13 +75,13 @@ def test_shards_have_the_webdataset_layout_and_an_index(shards):
     by_name = {}
     for entry in index:
         by_name.setdefault(Path(entry["file"]).name, []).append(entry)
-    assert len(index) == 6  # of two.mp4 two scenes; one of again.mp4 and sub/two.mp4
+    assert len(index) == 6  # of two.mp4 two scenes; one of zwei.mp4 and sub/two.mp4
     assert {entry["kind"] for entry in index} == {"video", "image", "sound"}
     assert [entry["captions"] for entry in by_name["picture.png"]] == [["a still"]]
     assert [entry["captions"] for entry in by_name["rain.wav"]] == [["it hums"]]
     assert ["blobs slide", "light"] in [entry["captions"] for entry in by_name["two.mp4"]]
     tall = by_name["tall.mkv.mp4"][0]
-    assert (tall["height"], tall["width"], tall["has_audio"]) == (64, 64, False)
+    assert (tall["height"], tall["width"], tall["has_audio"]) == (96, 64, False)
     for path in shards.glob("*.tar"):
         with tarfile.open(path) as archive:
             members = archive.getmembers()
@@ -134,7 +132,7 @@ def test_training_reads_shards_in_one_shape_or_in_buckets(shards):
     assert batch["audio"].shape == (4, 1, spec.num_samples)
     assert sum(batch["has_audio"]) == 3
     assert len(open_clips(shards, spec, with_video=False)) == 4  # three films and the sound
-    bucketed = open_clips(shards, spec, in_buckets=True)
+    bucketed = open_clips(shards, ClipSpec(num_frames=9, height=64, width=96), in_buckets=True)
     kinds = {}
     for group in np.unique(bucketed.layout.groups):
         members = np.flatnonzero(bucketed.layout.groups == group)
@@ -142,8 +140,9 @@ def test_training_reads_shards_in_one_shape_or_in_buckets(shards):
         shape = tuple(batch["video"].shape[1:4]) if "video" in batch else None
         kinds[shape] = (len(members), batch["audio"].shape[2], batch["has_audio"].tolist())
     assert kinds[None] == (1, 9000, [True])  # 9 frames of sound
-    assert kinds[(1, 64, 64)][2] == [False]
-    assert sum(count for count, *_ in kinds.values()) == 6
+    assert kinds[(1, 64, 96)] == (1, 1000, [False])  # the picture
+    assert kinds[(9, 96, 64)] == (1, 9000, [False])
+    assert kinds[(9, 64, 96)] == (3, 9000, [True] * 3)
     whole = ClipSpec(num_frames=25, height=64, width=96)  # the clips' own size
     clip = open_clips(shards, whole)
     first = next(index for index, recording in enumerate(clip.recordings) if recording.captions == ["more blobs"])
@@ -157,13 +156,13 @@ def test_training_reads_shards_in_one_shape_or_in_buckets(shards):
 def test_killed_and_run_again_equals_undisturbed(shards, inputs, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "vidgen.data.prepare", str(inputs), "--output", str(tmp_path), *SETTINGS],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while len(clips_of(tmp_path)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate(timeout=100)  # the pipe ends when the last of its workers has ended, too
     before = (tmp_path / "journal-0000.jsonl").read_bytes()
     # A torn line and a torn clip, as a kill in the midst of writing leaves them.
     with (tmp_path / "journal-0000.jsonl").open("ab") as journal:
@@ -188,7 +187,7 @@ def test_machines_share_the_work_and_later_files_are_added(shards, inputs, tmp_p
     prepare.main([*common, "--rank", "0"])
     assert "near-duplicate 1" in capsys.readouterr().out
     alone, shared = ({entry["file"]: entry["bytes"] for entry in read_index(folder)} for folder in (shards, tmp_path))
-    twins = {str(inputs / "sub" / name) for name in ("two.mp4", "again.mp4")}
+    twins = {str(inputs / "sub" / name) for name in ("two.mp4", "zwei.mp4")}
     assert {file: size for file, size in shared.items() if file not in twins} == {
         file: size for file, size in alone.items() if file not in twins
     }
@@ -217,6 +216,9 @@ def test_bad_arguments_are_input_errors(tmp_path):
         prepare.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")])
     with pytest.raises(InputError, match="no video, picture or sound"):
         prepare.main([str(tmp_path), "--output", str(tmp_path / "out")])
+    for wrong in (("--crf", "60"), ("--multiple", "0"), ("--sample-rate-hz", "24001"), ("--frame-rate", "-5")):
+        with pytest.raises(InputError, match=r"give a|cannot have|one of 8000"):
+            prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), *wrong])
     (tmp_path / "a.flac").write_bytes(encode_flac(tone(1.2), RATE_HZ))
     with pytest.raises(SystemExit):
         prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), "--rank", "2", "--world-size", "2"])

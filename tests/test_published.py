@@ -13,6 +13,7 @@ import sample
 from vidgen import inspect as clip_inspect
 from vidgen import media
 from vidgen.errors import InputError
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.placement import GIB, Placement, choose
 from vidgen.published import Asked, PublishedModel, as_frames, as_waveform, open_model
 from vidgen.published_folders import is_published
@@ -110,6 +111,28 @@ def test_sound_is_left_out_or_made_by_another_model(folders, tmp_path, monkeypat
     assert "--add-audio" in clip_inspect.command(media.read_metadata(tmp_path / "heard.mp4"))
 
 
+def test_a_lora_in_the_format_of_its_family(folders, tmp_path):
+    peft = pytest.importorskip("peft")
+    from diffusers import LTXPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    transformer = open_model(folders("ltx"), "cpu").pipeline.transformer
+    transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    LTXPipeline.save_lora_weights(tmp_path / "style", transformer_lora_layers=get_peft_model_state_dict(transformer))
+    file = tmp_path / "style" / "pytorch_lora_weights.safetensors"
+    plain = run(folders("ltx"), tmp_path / "plain.mp4", "--duration", "0.3")
+    styled = run(folders("ltx"), tmp_path / "styled.mp4", "--duration", "0.3", "--lora", f"{file}:0.7")
+    off = run(folders("ltx"), tmp_path / "off.mp4", "--duration", "0.3", "--lora", f"{file}:0")
+    assert not np.array_equal(plain.frames, styled.frames)
+    assert np.array_equal(plain.frames, off.frames)
+    assert f"--lora {file}:0.7" in clip_inspect.command(media.read_metadata(tmp_path / "styled.mp4"))
+    with pytest.raises(InputError, match="no such file"):
+        run(folders("ltx"), tmp_path / "x.mp4", "--lora", "absent.safetensors")
+    other = save("wan", tmp_path / "wan")
+    with pytest.raises(InputError, match="no LoRA for WanPipeline"):
+        run(other, tmp_path / "x.mp4", "--lora", str(file))
+
+
 REFUSED = [
     (["--audio-guidance", "3"], "LTXPipeline does not take --audio-guidance"),
     (["--last-image", "{picture}"], "LTXPipeline does not take --last-image"),
@@ -155,11 +178,11 @@ def test_what_is_a_published_model(tmp_path, folders, monkeypatch):
     assert is_published(folders("ltx"))
     assert is_published("Lightricks/LTX-Video")
     assert not is_published(tmp_path / "absent")
-    assert not is_published(sample.SHIPPED_MODEL)
+    assert not is_published(SHIPPED_MODEL)
 
 
 def test_vidgens_own_model_behind_the_same_function():
-    model = open_model(sample.SHIPPED_MODEL, "cpu")
+    model = open_model(SHIPPED_MODEL, "cpu")
     steps = []
     asked = Asked(num_frames=9, num_inference_steps=2, guidance_scale=1.0, seed=5)
     made = model.make("a small red ball drops", asked, on_step=steps.append)
@@ -249,7 +272,7 @@ def test_a_modular_pipeline(folders, tmp_path):
 @pytest.mark.slow
 def test_a_modular_pipeline_with_sound(folders, tmp_path):
     folder = modular_of(folders("ltx2"), tmp_path / "modular", "LTX2ModularPipeline")
-    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.3")
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.375")
     assert clip.frames.shape == (9, 32, 32, 3)  # its task of text alone could not be told a length
     assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 9000)
 

@@ -72,43 +72,51 @@ class Studio:
     """What the page does: one clip at a time, from the fields' values to what is shown.
 
     Args:
-        pictures: a folder for sheets and posters.
+        pictures: a folder under the system's temporary one, for what is shown: Gradio serves copies from there.
     """
 
     def __init__(self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path):
         self.pipeline, self.model, self.output, self.pictures = pipeline, model, output, pictures
-        self.turn = threading.Lock()  # a job that is stopped still finishes its step when the next one starts
+        self.turn = threading.Lock()
+        self.stops: dict[str, threading.Event] = {}  # of the visitors whose clips are being made
 
-    def make(self, *values: Any) -> Iterator[Any]:
-        """States of the clip: HTML of the stage while it is made, then the clip itself.
+    def stop(self, visitor: str) -> None:
+        """End what is made for a visitor with the step that is being done."""
+        if visitor in self.stops:
+            self.stops[visitor].set()
+
+    def make(self, visitor: str, *values: Any) -> Iterator[Any]:
+        """States of the clip: HTML of the stage while it is made, then the clip itself; no clip if it is stopped.
 
         Raises:
             InputError: what was asked for cannot be made.
         """
         from . import app_html
         from .app_form import Form
-        from .making import Made, make
+        from .making import Made, Stopped, make
 
         args = parse_args(Form(*values).words(self.pipeline.generation))
         args.model, args.output = self.model, self.output
-        with self.turn:
-            start_s, strip = time.perf_counter(), ""
-            states = make(self.pipeline, args, self.pictures)
-            try:
-                for state in states:
-                    if isinstance(state, Made):
-                        yield state
-                        return
-                    if state.preview is not None:
-                        strip = app_html.picture(state.preview, "moments of the clip as it is so far")
-                    left_s = (
-                        (time.perf_counter() - start_s) / state.done * (state.total - state.done)
-                        if state.done
-                        else None
-                    )
-                    yield app_html.progress(state, strip, left_s)
-            finally:
-                states.close()
+        stop = self.stops[visitor] = threading.Event()
+        start_s, strip = time.perf_counter(), ""
+        states = make(self.pipeline, args, self.pictures, self.turn, stop)
+        try:
+            for state in states:
+                if isinstance(state, Made):
+                    yield state
+                    return
+                if state.preview is not None:
+                    strip = app_html.picture(state.preview, "moments of the clip as it is so far")
+                left_s = None
+                if state.done:
+                    left_s = (time.perf_counter() - start_s) / state.done * (state.total - state.done)
+                yield app_html.progress(state, strip, left_s)
+        except Stopped:
+            yield app_html.STOPPED
+        finally:
+            states.close()
+            if self.stops.get(visitor) is stop:
+                del self.stops[visitor]
 
 
 def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) -> "gr.Blocks":
@@ -151,7 +159,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                 with gr.Row():
                     make = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3, min_width=150)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False, min_width=90)
-                with gr.Accordion("More settings", open=False):
+                with gr.Accordion("More settings", open=False, elem_id="more"):
                     steps = gr.Slider(1, 100, value=own.num_inference_steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(0, 15, value=own.guidance_scale, step=0.1, label="Guidance of the picture")
                     audio_guidance = gr.Slider(0, 15, value=own.audio_guidance_scale, step=0.1,
@@ -187,16 +195,16 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             return {
                 shown: clip,
                 result: gr.Column(visible=True),
-                video: clip.path,
+                video: clip.copy,
                 sheet: clip.sheet,
                 details: app_html.details(clip),
-                download: clip.path,
+                download: clip.copy,
             }
 
-        def run(made, *values):
+        def run(request: gr.Request, made, *values):  # type: ignore[name-defined]
             given = values[1]
             try:
-                for state in studio.make(*values):
+                for state in studio.make(request.session_hash, *values):
                     if isinstance(state, str):
                         yield {stage: state, result: gr.Column(visible=False)}
                     else:
@@ -227,7 +235,8 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             said = app_html.WELCOME if said == app_html.WAITING else said
             return said, gr.Button(interactive=True), gr.Button(interactive=False)
 
-        def stopped():
+        def stopped(request: gr.Request):  # type: ignore[name-defined]
+            studio.stop(request.session_hash)
             return app_html.STOPPED, gr.Button(interactive=True), gr.Button(interactive=False)
 
         def drop(dropped):
@@ -318,7 +327,6 @@ def launch(page: "gr.Blocks", args: argparse.Namespace, *, wait: bool = True) ->
             share=False,
             quiet=True,
             prevent_thread_lock=True,
-            allowed_paths=[str(args.output.resolve())],
             max_file_size=UPLOAD_LIMIT,
             footer_links=[],
             ssr_mode=False,

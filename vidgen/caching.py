@@ -13,7 +13,7 @@ from . import config
 from .clip import ClipSpec
 from .data.latents import LatentClips, cache_latents, claim_cache, clips_in_cache, complete_cache, digest
 from .data.sampling import Layout
-from .data.source import open_clips, source_weights, to_float
+from .data.source import Source, open_clips, source_weights, to_float
 from .noise import to_device
 
 RESIDENT_SHARE = 0.4
@@ -75,7 +75,7 @@ def held_back_latents(
     """The clips of ``--validation``, with all their words, in a latent cache of their own; None without."""
     if args.validation is None:
         return None
-    own = argparse.Namespace(data=args.validation, latents=args.output / "validation-latents")
+    own = argparse.Namespace(data=[Source(args.validation)], latents=args.output / "validation-latents")
     few = dataclasses.replace(settings, cached_clips=settings.validation_clips)
     return latent_clips(own, few, accelerator, vae, codec, spec, **options)
 

@@ -73,6 +73,21 @@ class AutoencoderConfig(TrainConfig):
     quantizer_weight: float = 0.02
     """Of a quantizer's own loss, which takes the place of the divergence of ``kl_weight``."""
 
+    def bottleneck_arguments(self) -> dict[str, Any]:
+        """Arguments of an autoencoder that choose its bottleneck.
+
+        Raises:
+            InputError: levels that are no whole numbers.
+        """
+        if self.bottleneck == "kl":
+            return {"bottleneck": "kl"}
+        try:
+            levels = [int(number) for number in self.levels.split(",")] if self.levels else None
+        except ValueError as error:
+            raise InputError(f"levels are whole numbers with commas, as 8,5,5,5, not {self.levels!r}") from error
+        numbers = {"codebooks": self.codebooks, "codebook_size": self.codebook_size, "levels": levels}
+        return {"bottleneck": self.bottleneck, **numbers}
+
 
 @dataclass(frozen=True)
 class VAEConfig(AutoencoderConfig):
@@ -208,11 +223,12 @@ PRESETS = {
                         workers=8),
         audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
         dit=DiTConfig(num_frames=121, height=480, width=832, steps=160000, batch_size=1,
-                      learning_rate=2e-4, mixed_precision="bf16", compile=True, model_width=2048, depth=23, heads=16,
-                      local_width=192, ema_decay=0.9999, shared_noise=0.8, video_shift=5.0, audio_shift=2.0,
-                      workers=8),
+                      learning_rate=2e-4, mixed_precision="bf16", compile=True, gradient_checkpointing=True,
+                      model_width=2048, depth=23, heads=16, local_width=192, ema_decay=0.9999, shared_noise=0.8,
+                      video_shift=5.0, audio_shift=2.0, workers=8),
         distill=DistillConfig(steps=10000, batch_size=1, learning_rate=5e-5, ema_decay=0.999,
-                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+                              mixed_precision="bf16", compile=True, gradient_checkpointing=True, cooldown=0.5,
+                              workers=8),
     ),
     "14b": Preset(
         vae3d=VAEConfig(num_frames=121, height=704, width=1280, steps=100000, batch_size=16, mixed_precision="bf16",
@@ -220,11 +236,12 @@ PRESETS = {
                         workers=8),
         audio=AudioConfig(num_frames=121, steps=100000, batch_size=64, adversarial_weight=0.05, workers=8),
         dit=DiTConfig(num_frames=121, height=704, width=1280, steps=200000, batch_size=1,
-                      learning_rate=1e-4, mixed_precision="bf16", compile=True, model_width=5120, depth=42, heads=40,
-                      local_width=256, ema_decay=0.9999, shared_noise=0.8, video_shift=7.0, audio_shift=2.0,
-                      workers=8),
+                      learning_rate=1e-4, mixed_precision="bf16", compile=True, gradient_checkpointing=True,
+                      shard=True, model_width=5120, depth=42, heads=40, local_width=256, ema_decay=0.9999,
+                      shared_noise=0.8, video_shift=7.0, audio_shift=2.0, workers=8),
         distill=DistillConfig(steps=10000, batch_size=1, learning_rate=2e-5, ema_decay=0.999,
-                              mixed_precision="bf16", compile=True, cooldown=0.5, workers=8),
+                              mixed_precision="bf16", compile=True, gradient_checkpointing=True, shard=True,
+                              cooldown=0.5, workers=8),
     ),
 }  # fmt: skip
 

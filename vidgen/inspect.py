@@ -56,6 +56,8 @@ def command(tags: dict[str, str]) -> str:
         for name, flag in FLAGS.items():
             if settings.get(name) not in (None, ""):
                 words += [flag, settings[name]]
+        if settings.get("lora"):
+            words += ["--lora", *settings["lora"]]
         for name, flag in GIVEN_FLAGS.items():
             if name in given:
                 words += [flag, given[name]]

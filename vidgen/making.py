@@ -8,9 +8,11 @@ import itertools
 import json
 import queue
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,9 +49,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip: its file, a sheet (frames over waveform over spectrogram), a poster, and how it was made."""
+    """A finished clip: its file; to show it a copy, a sheet (frames, waveform, spectrogram) and a poster; its tags."""
 
     path: str
+    copy: str
     sheet: str
     poster: str
     tags: dict[str, str]
@@ -69,34 +72,44 @@ class Stopped(Exception):
     """The user does not want the clip any more."""
 
 
-def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> Generator[Progress | Made, None, None]:
+def make(
+    pipeline: VidGenPipeline,
+    args: argparse.Namespace,
+    pictures: Path,
+    turn: threading.Lock | None = None,
+    stop: threading.Event | None = None,
+) -> Generator[Progress | Made, None, None]:
     """Make the first prompt's clip in a thread of its own, and yield how far it is; the last thing is the clip.
 
-    Closing the iterator stops the work at its next step, and returns when it has stopped; no file is left then.
+    Setting ``stop``, or closing the iterator, ends the work with the step that is being done; no file is left then.
 
     Args:
         args: options as ``options.parse_args`` returns them; files go into the folder ``args.output``.
-        pictures: a folder for sheet and poster.
+        pictures: a folder for what is shown: the copy, sheet and poster.
+        turn: held while the pipeline works, so that clips that share a lock are made one after another.
 
     Raises:
         InputError: what was asked for cannot be made.
+        Stopped: ``stop`` was set.
     """
     news: queue.SimpleQueue[Progress | Made | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def report(progress: Progress) -> None:
-        news.put(progress)
         if stop.is_set():
             raise Stopped
+        news.put(progress)
 
     def work() -> None:
         try:
-            news.put(_make(pipeline, args, pictures, report))
+            with turn or nullcontext():
+                if stop.is_set():
+                    raise Stopped
+                news.put(_make(pipeline, args, pictures, report))
         except BaseException as error:  # handed over, and raised where the user is
             news.put(error)
 
-    worker = threading.Thread(target=work, name=THREAD_NAME, daemon=True)
-    worker.start()
+    threading.Thread(target=work, name=THREAD_NAME, daemon=True).start()
     try:
         while True:
             item = news.get()
@@ -107,7 +120,6 @@ def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> 
                 return
     finally:
         stop.set()
-        worker.join()
 
 
 def _make(
@@ -147,12 +159,13 @@ def _make(
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     path = next(path for path in (args.output / f"{name}.mp4" for name in names) if not path.exists())
     write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
+    copy = shutil.copyfile(path, pictures / path.name)
     title = f"{prompt}  (seed {seed})"
     sheet = save_sheet(
         pictures / f"{path.stem}-sheet.png", [contact_sheet(frames, waveform, spec.sample_rate_hz, title)]
     )
     poster = save_poster(pictures / f"{path.stem}.png", frames)
-    return Made(str(path), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
+    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
 
 
 def save_poster(path: Path, frames: np.ndarray) -> Path:

@@ -50,7 +50,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file says of itself before it is decoded."""
+    """What a file says of itself before it is decoded; height and width as it is shown (``shown_size``)."""
 
     duration_s: float
     frame_rate: Fraction
@@ -93,7 +93,7 @@ def probe(path: Source) -> MediaInfo:
     Raises:
         InputError: the file is missing, is no video, or its first frame cannot be decoded.
     """
-    _picture_facts(path)
+    _, _, aspect, rotation = _picture_facts(path)
     with opened(path) as container:
         video = container.streams.video[0]
         if video.duration and video.time_base:
@@ -101,7 +101,14 @@ def probe(path: Source) -> MediaInfo:
         else:
             duration_s = (container.duration or 0) / av.time_base
         rate = video.guessed_rate or video.average_rate or Fraction(25)
-        return MediaInfo(duration_s, rate, video.height, video.width, bool(container.streams.audio))
+        size = shown_size(video.height, video.width, aspect, rotation)
+        return MediaInfo(duration_s, rate, *size, bool(container.streams.audio))
+
+
+def shown_size(height: int, width: int, pixel_aspect: Fraction, rotation: int) -> tuple[int, int]:
+    """Height and width upright and with square pixels, of a stored picture."""
+    shown = (height, max(1, round(width * pixel_aspect)))
+    return shown[::-1] if rotation % 180 else shown
 
 
 def read_clip(
@@ -137,7 +144,7 @@ def read_clip(
     if start_s < 0 or (max_frames is not None and max_frames < 1):
         raise InputError(f"cannot read {max_frames} frames from {start_s} s on")
     size = None if height is None or width is None else (height, width)
-    origin_s, own_rate, aspect = _picture_facts(path)
+    origin_s, own_rate, aspect, _ = _picture_facts(path)
     rate = Fraction(frame_rate if frame_rate is not None else own_rate).limit_denominator(1001)
     if rate <= 0:
         raise InputError(f"a frame rate of {frame_rate} cannot be used")
@@ -175,8 +182,9 @@ def read_sound(path: Source, sample_rate_hz: int, max_duration_s: float, start_s
     return waveform
 
 
-def _picture_facts(path: Source) -> tuple[float, Fraction, Fraction]:
-    """When the first frame is shown (seconds), the frame rate and the shape of a pixel (width over height)."""
+def _picture_facts(path: Source) -> tuple[float, Fraction, Fraction, int]:
+    """When the first frame is shown (seconds), the frame rate, the shape of a pixel (width over height) and by how many
+    degrees the picture is turned."""
     with opened(path) as container:
         if not container.streams.video:
             raise InputError(f"{name_of(path)}: has no picture")
@@ -184,7 +192,7 @@ def _picture_facts(path: Source) -> tuple[float, Fraction, Fraction]:
         rate = stream.guessed_rate or stream.average_rate or Fraction(25)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         for frame in container.decode(stream):
-            return frame.time or 0.0, rate, aspect
+            return frame.time or 0.0, rate, aspect, frame.rotation
     raise InputError(f"{name_of(path)}: has no frame that can be decoded")
 
 

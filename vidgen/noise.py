@@ -7,6 +7,7 @@ counter, so a whole batch is drawn at once where it is needed; normal values fro
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -83,3 +84,8 @@ def _mixed(x: Tensor) -> Tensor:
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """A logical shift to the right; that of signed integers repeats the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def on_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """A batch with all its tensors there."""
+    return {key: to_device(value, device) if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -7,6 +7,7 @@ runs over gloo on CPUs, where accelerate would quietly copy the whole network to
 
 import contextlib
 import copy
+import os
 import time
 from typing import Any
 
@@ -25,14 +26,19 @@ def is_sharded(settings: TrainConfig, accelerator: Accelerator) -> bool:
     Raises:
         InputError: an optimizer that needs whole matrices.
     """
-    wanted = settings.shard or accelerator.distributed_type == DistributedType.FSDP
+    # On CPUs accelerate forgets that it was asked for FSDP.
+    asked = accelerator.distributed_type == DistributedType.FSDP or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    wanted = settings.shard or asked
     if wanted and settings.optimizer != "adamw":
         raise InputError(f"a sharded network needs optimizer=adamw: {settings.optimizer} works on whole matrices")
     return wanted and accelerator.num_processes > 1
 
 
 def shard(network: Any, accelerator: Accelerator) -> None:
-    """Share out a diffusers network in place, block by block; its parameters are new objects afterwards."""
+    """Share out a diffusers network in place; its parameters are new objects afterwards.
+
+    It moves to the device block by block, each cut up before the next: it need not fit there as a whole.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -44,6 +50,18 @@ def shard(network: Any, accelerator: Accelerator) -> None:
         if type(module).__name__ in network._no_split_modules:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def sharded_copy(network: nn.Module, bones: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A copy of a network that is shared out, without ever being whole."""
+    made = copy.deepcopy(bones)
+    shard(made, accelerator)
+    made.to_empty(device=accelerator.device)
+    with torch.no_grad():
+        for side in ("parameters", "buffers"):
+            for empty, tensor in zip(getattr(made, side)(), getattr(network, side)(), strict=True):
+                own_part(empty).copy_(own_part(tensor))
+    return made
 
 
 def skeleton(network: nn.Module) -> nn.Module:

@@ -166,21 +166,18 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             raise InputError("a prompt is empty")
         if len(negatives) != len(prompts):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
-        defaults = self.generation
         if camera is not None:
-            prompts = [defaults.with_camera(text, camera) for text in prompts]
+            prompts = [self.generation.with_camera(text, camera) for text in prompts]
         sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not known: use {', '.join(OUTPUT_TYPES)}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise InputError(f"a callback gets {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}")
         self._interrupt = False
-        spec = defaults.spec(
+        spec = self.generation.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-
         given = with_pictures(given, spec, image, last_image)
-
         stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None
@@ -398,5 +395,5 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         return waveform.cpu().numpy() if as_array else waveform
 
 
-# Where diffusers' own ``DiffusionPipeline.from_pretrained`` looks for the class that a folder names.
+# Where diffusers' own loader looks for the class that a folder names.
 diffusers.VidGenPipeline = VidGenPipeline  # type: ignore[attr-defined]

@@ -176,7 +176,7 @@ class Log:
         self.count, self.since = 0, time.perf_counter()
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if active else True)
         self.output, self.path = output, output / "log.csv"
-        for name in ("log", "validation", "scores") if active else ():
+        for name in ("log", "validation", "samples", "scores") if active else ():
             self._forget_after(output / f"{name}.csv", step)
 
     def step(self, step: int, values: dict[str, float], steps: int | None) -> None:

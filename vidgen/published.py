@@ -7,7 +7,7 @@ stands in the table below.
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from importlib.util import find_spec
@@ -216,6 +216,30 @@ class PublishedModel:
                 raise InputError(f"{self.name} needs {flag}" if flag else
                                  f"{self.name} needs {name!r}, which cannot be given here")  # fmt: skip
         return arguments
+
+    def load_loras(self, texts: Sequence[str]) -> None:
+        """Add adapters, each ``PATH[:SCALE]``, in the format of the pipeline's family.
+
+        Raises:
+            InputError: the pipeline takes none, peft is missing, or a file does not fit.
+        """
+        if not texts:
+            return
+        from .lora import Lora
+
+        if not hasattr(self.pipeline, "load_lora_weights"):
+            raise InputError(f"{self.name} does not take --lora: leave it out")
+        loras = [Lora.parse(text) for text in texts]
+        names = [f"lora_{number}" for number in range(len(loras))]
+        for name, lora in zip(names, loras, strict=True):
+            if not lora.file.is_file():
+                raise InputError(f"{lora.file}: no such file")
+            place = {"weight_name": lora.file.name, "adapter_name": name}
+            try:
+                self.pipeline.load_lora_weights(str(lora.file.parent), **place)
+            except (ValueError, RuntimeError, OSError, KeyError) as error:
+                raise InputError(f"{lora.file}: no LoRA for {self.name}: {first_line(error)}") from error
+        self.pipeline.set_adapters(names, [lora.scale for lora in loras])
 
     @property
     def has_sound(self) -> bool:

@@ -59,6 +59,7 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
     model = open_model(args.model, args.device, args.dtype, for_picture=args.image is not None)
     if args.add_audio is not None and model.has_sound and not args.no_audio:
         raise InputError(f"{model.name} makes sound of its own: give --no-audio with --add-audio to replace it")
+    model.load_loras(args.lora)
     width, height = args.size or (None, None)
     wanted = {
         "negative_prompt": args.negative_prompt or None,
@@ -155,6 +156,7 @@ def _recorded(args: argparse.Namespace, made: Any, sample_rate_hz: int) -> dict[
     given = {name: getattr(args, name).name for name in ("image", "last_image") if getattr(args, name) is not None}
     values |= {"given": given} if given else {}
     values |= {"with_audio": False} if args.no_audio else {}
+    values |= {"lora": args.lora} if args.lora else {}
     return values | ({} if args.add_audio is None else {"add_audio": str(args.add_audio)})
 
 

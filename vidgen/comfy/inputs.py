@@ -5,7 +5,7 @@ IMAGE is (T, H, W, 3) float in [0, 1], MASK (T, H, W) float in [0, 1], AUDIO {"w
 """
 
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..given import Given
 from ..material import read_given
 from ..media import Clip
 from ..options import frame_rate as parse_rate
+from ..published_folders import MODULAR_INDEX, PLAIN_INDEX
 
 SHIPPED = "shipped with vidgen"
 """How the combo box calls the model that the repository carries."""
@@ -65,30 +66,45 @@ class Choices:
         return [torch.Generator().manual_seed(self.seed + index) for index in range(self.batch_size)]
 
 
-def list_models(folders: list[str]) -> list[str]:
-    """What the combo box offers: the shipped model, if it is there, and NAME or ORG/NAME of those in the folders."""
+def list_models(folders: list[str], fits: Callable[[Path], bool]) -> list[str]:
+    """What a combo box offers: NAME or ORG/NAME of the folders with models of a kind, first the shipped one."""
     found = {
-        path.parent.relative_to(folder).as_posix()
+        path.relative_to(folder).as_posix()
         for folder in map(Path, folders)
-        for pattern in ("*/model_index.json", "*/*/model_index.json")
+        for pattern in ("*", "*/*")
         for path in folder.glob(pattern)
+        if _has_index(path) and fits(path)
     }
-    return [SHIPPED] * SHIPPED_MODEL.is_dir() + sorted(found)
+    return [SHIPPED] * (_has_index(SHIPPED_MODEL) and fits(SHIPPED_MODEL)) + sorted(found)
 
 
-def find_model(name: str, folders: list[str]) -> Path:
+def find_model(name: str, folders: list[str], fits: Callable[[Path], bool]) -> Path:
     """The folder behind an entry of the combo box.
 
     Raises:
         InputError: there is none.
     """
-    if name == SHIPPED:
-        return SHIPPED_MODEL
-    places = [Path(folder) / name for folder in folders]
+    places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
     for place in places:
-        if name and ".." not in Path(name).parts and (place / "model_index.json").is_file():
+        if name and ".." not in Path(name).parts and _has_index(place) and fits(place):
             return place
-    raise InputError(f"there is no model {name!r}: put its folder into {folders[0]}")
+    raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
+
+
+def _has_index(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX))
+
+
+def said(prompt: str) -> str:
+    """A prompt on one line.
+
+    Raises:
+        InputError: it is empty.
+    """
+    prompt = " ".join(prompt.split())
+    if not prompt:
+        raise InputError("the prompt is empty: say what should be seen and heard")
+    return prompt
 
 
 def exact_rate(frames_a_second: float) -> Fraction | None:
@@ -266,8 +282,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 
 def to_audio(waveform: np.ndarray, sample_rate_hz: int) -> dict[str, Any]:
-    """(N,) float32 to AUDIO."""
-    return {"waveform": torch.from_numpy(waveform)[None, None], "sample_rate": sample_rate_hz}
+    """(N,) or (C, N) float32 to AUDIO."""
+    return {"waveform": torch.from_numpy(np.atleast_2d(waveform))[None], "sample_rate": sample_rate_hz}
 
 
 def to_image(frames: np.ndarray) -> Tensor:

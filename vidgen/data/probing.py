@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
-from ..media import opened
+from ..media import opened, shown_size
 
 THUMBNAIL_PX = 64
 """Of a frame's shorter edge."""
@@ -105,7 +105,7 @@ def survey_video(
         if not frames.times_s:
             raise Unusable("no frame can be decoded")
         claimed_s = _seconds(stream.duration, stream.time_base) or (container.duration or 0) / av.time_base
-        aspect = float(stream.sample_aspect_ratio or 1)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
         audio = container.streams.audio[0] if container.streams.audio else None
         first_s, audio_starts_s, audio_ends_s = frames.times_s[0], 0.0, 0.0
         if audio is not None:
@@ -126,8 +126,7 @@ def survey_video(
             notes.append("more than 8 bits")
         if context.color_range == FULL_RANGE or (context.pix_fmt or "").startswith("yuvj"):
             notes.append("full colour range")
-        size = (context.height, max(1, round(context.width * aspect)))
-        height, width = size[::-1] if frames.rotation % 180 else size
+        height, width = shown_size(context.height, context.width, aspect, frames.rotation)
         return Survey(shots, height, width, rate, audio is not None, audio_starts_s, audio_ends_s, notes)
 
 

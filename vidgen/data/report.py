@@ -111,7 +111,8 @@ def _figure(output: Path, entry: dict[str, Any]) -> str:
             picture = _text(str(error))
     words = [entry["captions"][0]] if entry["captions"] else []
     words.append(f"{entry['kind']}, {entry['duration_s']:.1f} s{', sound' if entry['has_audio'] else ''}")
-    return f"<figure title='{_text(entry['file'])}'>{picture}<figcaption>{'<br>'.join(map(_text, words))}</figcaption></figure>"
+    caption = "<br>".join(map(_text, words))
+    return f'<figure title="{_text(entry["file"])}">{picture}<figcaption>{caption}</figcaption></figure>'
 
 
 def _middle(data: bytes, duration_s: float) -> Image.Image:

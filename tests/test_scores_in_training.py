@@ -1,0 +1,46 @@
+"""What a run measures of itself: the clips it makes are those that are compared, with as many real ones."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from eval import extractors, in_training
+from eval.extractors import Extractor
+from tests.test_pipeline import make_pipeline
+from vidgen.media import write_video
+
+
+@pytest.fixture
+def stand_ins(monkeypatch, tmp_path):
+    """Features that need no fetched weights: mean colours of frames, and loudness."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    looked_at = []
+
+    def colours(clip):
+        looked_at.append(clip)
+        return clip.frames.reshape(-1, 3).mean(0).astype(np.float32)
+
+    def loudness(clip):
+        return np.array([np.abs(clip.waveform).mean(), np.square(clip.waveform).mean()], np.float32)
+
+    monkeypatch.setattr(extractors, "i3d", lambda: Extractor("colours", "none", colours))
+    monkeypatch.setattr(extractors, "soundnet", lambda: Extractor("loudness", "none", loudness, 24000))
+    return looked_at
+
+
+def test_clips_from_the_prompts_are_held_against_as_many_real_ones(stand_ins, tmp_path):
+    real, rng = tmp_path / "real", np.random.default_rng(0)
+    for number in range(7):
+        frames = np.full((9, 32, 64, 3), 30 * number, np.uint8)
+        write_video(real / f"{number}.mp4", frames, 0.1 * rng.standard_normal(9000), Fraction(24), 24000, {})
+    prompts = ["a red ball", "a blue cube", "a ball", "a cube", "red"]
+    pipeline = make_pipeline()
+    scores = in_training.score(pipeline, prompts, real, tmp_path / "made")
+    assert scores["clips"] == len(list((tmp_path / "made").glob("*.mp4"))) == 5
+    assert len(stand_ins) == 10
+    assert {"KVD", "FVD", "SoundNet_KD", "SoundNet_FD"} <= set(scores)
+    assert all(math.isfinite(scores[name]) for name in ("KVD", "FVD", "SoundNet_KD", "SoundNet_FD"))
+    again = in_training.score(pipeline, prompts, tmp_path / "made", tmp_path / "same")
+    assert again["FVD"] < 1e-6 * scores["FVD"]  # the same prompts and seeds make the same clips
