@@ -23,7 +23,7 @@ from vidgen.app_form import Form, Material, plain, sizes
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.inspect import command
-from vidgen.making import THREAD_NAME, make, preview
+from vidgen.making import THREAD_NAME, Stopped, make, preview
 from vidgen.options import parse_args
 from vidgen.pipeline import VidGenPipeline
 
@@ -183,17 +183,46 @@ def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp
     assert [Path(path).name for path in paths] == ["a-red-ball-3.mp4", "a-red-ball-3-2.mp4"]
 
 
-def test_closing_stops_at_the_next_step_and_leaves_nothing(pipeline, tmp_path, shown):
-    calls = Counter()
-    hook = pipeline.transformer.register_forward_hook(lambda *_: calls.update(["step"]))
-    states = make(pipeline, options(tmp_path, steps=1000), shown)
-    next(states)
-    states.close()
-    done = calls["step"]
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+@pytest.mark.parametrize("way", ["stop", "close"])
+def test_stopping_ends_with_the_step_that_is_done_and_leaves_nothing(pipeline, tmp_path, shown, way):
+    begun, go_on, stop = Counter(), threading.Semaphore(2), threading.Event()
+
+    def gate(*_):
+        begun.update(["step"])
+        go_on.acquire()
+
+    hook = pipeline.transformer.register_forward_pre_hook(gate)
+    states = make(pipeline, options(tmp_path, steps=9), shown, stop=stop)
+    assert [next(states).done, next(states).done] == [1, 2]
+    if way == "close":
+        states.close()
+    else:
+        stop.set()
+    go_on.release(100)  # the third step was begun before
+    if way == "stop":
+        with pytest.raises(Stopped):
+            list(states)
+    for worker in workers():
+        worker.join()
     hook.remove()
-    assert 1 <= done < 1000
+    assert begun["step"] <= 3
     assert not list(tmp_path.glob("**/*.*"))
-    assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def test_clips_that_share_a_lock_are_made_one_after_another(pipeline, tmp_path, shown):
+    turn, stop = threading.Lock(), threading.Event()
+    with turn:
+        states = make(pipeline, options(tmp_path), shown, turn, stop)
+        waiting = threading.Thread(target=lambda: list(states))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join()
+    assert len(list(tmp_path.glob("*.mp4"))) == 1
 
 
 def test_a_long_clip_is_made_in_parts_and_can_be_stopped_within_one(pipeline, tmp_path, shown):
@@ -237,7 +266,7 @@ def test_a_preview_of_all_latent_frames_is_the_decoded_clip(pipeline):
 def test_bad_input_is_told_in_a_line(pipeline, files, tmp_path, fields, reason):
     values = form(**fields | {"files": [str(files / name) for name in fields.get("files", ())]})
     with pytest.raises(InputError, match=reason) as caught:
-        list(studio(pipeline, tmp_path).make(*vars(values).values()))
+        list(studio(pipeline, tmp_path).make("visitor", *vars(values).values()))
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.glob("**/*.mp4"))
 

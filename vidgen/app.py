@@ -77,38 +77,46 @@ class Studio:
 
     def __init__(self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path):
         self.pipeline, self.model, self.output, self.pictures = pipeline, model, output, pictures
-        self.turn = threading.Lock()  # a job that is stopped still finishes its step when the next one starts
+        self.turn = threading.Lock()
+        self.stops: dict[str, threading.Event] = {}  # of the visitors whose clips are being made
 
-    def make(self, *values: Any) -> Iterator[Any]:
-        """States of the clip: HTML of the stage while it is made, then the clip itself.
+    def stop(self, visitor: str) -> None:
+        """End what is made for a visitor with the step that is being done."""
+        if visitor in self.stops:
+            self.stops[visitor].set()
+
+    def make(self, visitor: str, *values: Any) -> Iterator[Any]:
+        """States of the clip: HTML of the stage while it is made, then the clip itself; no clip if it is stopped.
 
         Raises:
             InputError: what was asked for cannot be made.
         """
         from . import app_html
         from .app_form import Form
-        from .making import Made, make
+        from .making import Made, Stopped, make
 
         args = parse_args(Form(*values).words(self.pipeline.generation))
         args.model, args.output = self.model, self.output
-        with self.turn:
-            start_s, strip = time.perf_counter(), ""
-            states = make(self.pipeline, args, self.pictures)
-            try:
-                for state in states:
-                    if isinstance(state, Made):
-                        yield state
-                        return
-                    if state.preview is not None:
-                        strip = app_html.picture(state.preview, "moments of the clip as it is so far")
-                    left_s = (
-                        (time.perf_counter() - start_s) / state.done * (state.total - state.done)
-                        if state.done
-                        else None
-                    )
-                    yield app_html.progress(state, strip, left_s)
-            finally:
-                states.close()
+        stop = self.stops[visitor] = threading.Event()
+        start_s, strip = time.perf_counter(), ""
+        states = make(self.pipeline, args, self.pictures, self.turn, stop)
+        try:
+            for state in states:
+                if isinstance(state, Made):
+                    yield state
+                    return
+                if state.preview is not None:
+                    strip = app_html.picture(state.preview, "moments of the clip as it is so far")
+                left_s = None
+                if state.done:
+                    left_s = (time.perf_counter() - start_s) / state.done * (state.total - state.done)
+                yield app_html.progress(state, strip, left_s)
+        except Stopped:
+            yield app_html.STOPPED
+        finally:
+            states.close()
+            if self.stops.get(visitor) is stop:
+                del self.stops[visitor]
 
 
 def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) -> "gr.Blocks":
@@ -193,10 +201,10 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                 download: clip.copy,
             }
 
-        def run(made, *values):
+        def run(request: gr.Request, made, *values):  # type: ignore[name-defined]
             given = values[1]
             try:
-                for state in studio.make(*values):
+                for state in studio.make(request.session_hash, *values):
                     if isinstance(state, str):
                         yield {stage: state, result: gr.Column(visible=False)}
                     else:
@@ -227,7 +235,8 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
             said = app_html.WELCOME if said == app_html.WAITING else said
             return said, gr.Button(interactive=True), gr.Button(interactive=False)
 
-        def stopped():
+        def stopped(request: gr.Request):  # type: ignore[name-defined]
+            studio.stop(request.session_hash)
             return app_html.STOPPED, gr.Button(interactive=True), gr.Button(interactive=False)
 
         def drop(dropped):

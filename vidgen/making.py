@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -71,34 +72,44 @@ class Stopped(Exception):
     """The user does not want the clip any more."""
 
 
-def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> Generator[Progress | Made, None, None]:
+def make(
+    pipeline: VidGenPipeline,
+    args: argparse.Namespace,
+    pictures: Path,
+    turn: threading.Lock | None = None,
+    stop: threading.Event | None = None,
+) -> Generator[Progress | Made, None, None]:
     """Make the first prompt's clip in a thread of its own, and yield how far it is; the last thing is the clip.
 
-    Closing the iterator stops the work at its next step, and returns when it has stopped; no file is left then.
+    Setting ``stop``, or closing the iterator, ends the work with the step that is being done; no file is left then.
 
     Args:
         args: options as ``options.parse_args`` returns them; files go into the folder ``args.output``.
         pictures: a folder for what is shown: the copy, sheet and poster.
+        turn: held while the pipeline works, so that clips that share a lock are made one after another.
 
     Raises:
         InputError: what was asked for cannot be made.
+        Stopped: ``stop`` was set.
     """
     news: queue.SimpleQueue[Progress | Made | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def report(progress: Progress) -> None:
-        news.put(progress)
         if stop.is_set():
             raise Stopped
+        news.put(progress)
 
     def work() -> None:
         try:
-            news.put(_make(pipeline, args, pictures, report))
+            with turn or nullcontext():
+                if stop.is_set():
+                    raise Stopped
+                news.put(_make(pipeline, args, pictures, report))
         except BaseException as error:  # handed over, and raised where the user is
             news.put(error)
 
-    worker = threading.Thread(target=work, name=THREAD_NAME, daemon=True)
-    worker.start()
+    threading.Thread(target=work, name=THREAD_NAME, daemon=True).start()
     try:
         while True:
             item = news.get()
@@ -109,7 +120,6 @@ def make(pipeline: VidGenPipeline, args: argparse.Namespace, pictures: Path) -> 
                 return
     finally:
         stop.set()
-        worker.join()
 
 
 def _make(
