@@ -1,6 +1,6 @@
 """How fast training data comes, from films to latents, beside a training step on the same machine.
 
-    python -m bench.loading INPUT… [--model weights] [--workers 0] [--seconds 8] [--batch-size 8]
+    python -m bench.loading INPUT… [--model weights] [--workers 0] [--seconds 8] [--batch-size 8] [--clips 64]
 
 The same recordings are read as they are (decoded on the fly), from shards of ``vidgen.data.prepare`` (short GOPs, the
 size of training), and as cached latents; then a transformer is trained on those latents. Everything goes through the
@@ -32,7 +32,6 @@ from vidgen.loading import choose_device
 from vidgen.noise import to_device
 from vidgen.pipeline import VidGenPipeline
 
-CACHED_CLIPS = 64
 WARM_UP = 2
 """Batches before the clock starts: processes start, files enter the system's cache."""
 
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="loading processes")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=64, help="in the latent cache")
     parser.add_argument("--device", default="auto", help="of the training step")
     args = parser.parse_args()
     cli.keep_freed_memory()
@@ -65,7 +65,7 @@ def main() -> None:
         names = [str(folder) for folder in args.inputs]
         prepare.main([*names, "--output", str(work / "shards"), "--size", str(size), "--min-motion", "0"])
         prepared = Recordings(shard_recordings(work / "shards"), spec)
-        cache(pipe, prepared, work / "latents")
+        cache(pipe, prepared, work / "latents", args.clips)
         latents = LatentClips(work / "latents")
         for name, dataset in (
             ("originals, decoded on the fly", Recordings(originals, spec)),
@@ -82,14 +82,14 @@ def main() -> None:
     )
 
 
-def cache(pipe: VidGenPipeline, clips: Recordings, folder: Path) -> None:
+def cache(pipe: VidGenPipeline, clips: Recordings, folder: Path, count: int) -> None:
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         video, audio = (to_device(batch[name], pipe.device) for name in ("video", "audio"))
         return pipe.vae.to_latents(to_float(video)), pipe.codec.to_latents(audio)
 
-    cache_latents(clips, CACHED_CLIPS, encode, folder)
-    complete_cache(CACHED_CLIPS, folder)
+    cache_latents(clips, count, encode, folder)
+    complete_cache(count, folder)
 
 
 def batches(dataset: Any, batch_size: int, workers: int) -> Any:

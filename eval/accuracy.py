@@ -125,23 +125,22 @@ def lines(found: dict[str, Any]) -> list[str]:
         interval = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
         told.append(f"{name:14} {100 * row['share']:5.1f} % {interval} n {row['n']}{short}")
     for name, row in found["impacts"].items():
-        told.append(
-            f"impacts {name}: {100 * row['found']:.1f} % of {row['asked']} found within "
-            f"{1000 * row['tolerance_s']:.1f} ms, "
-            f"{100 * row['true']:.1f} % of {row['told']} told are true, error median {1000 * row['median_s']:.1f} ms, "
-            f"95 % {1000 * row['p95_s']:.1f} ms"
-        )
+        if row["asked"] and row["told"]:
+            told.append(
+                f"impacts {name}: {100 * row['found']:.1f} % of {row['asked']} found within "
+                f"{1000 * row['tolerance_s']:.1f} ms, {100 * row['true']:.1f} % of {row['told']} told are true, "
+                f"error median {1000 * row['median_s']:.1f} ms, 95 % {1000 * row['p95_s']:.1f} ms"
+            )
     for name in ("offsets", "whole_offsets"):
-        row = found[name]
-        told.append(
-            f"{name}: median {1000 * row['median_s']:.1f} ms, 95 % {1000 * row['p95_s']:.1f} ms, "
-            f"{100 * row['within_45_ms']:.1f} % within 45 ms, n {row['n']}"
-        )
-    row = found["follows"]
-    told.append(
-        f"sounds moved: slope {row['slope']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
-        f"{100 * row['within_20_ms']:.1f} % within 20 ms, n {row['n']}"
-    )
+        if row := found[name]:
+            told.append(
+                f"{name}: median {1000 * row['median_s']:.1f} ms, 95 % {1000 * row['p95_s']:.1f} ms, "
+                f"{100 * row['within_45_ms']:.1f} % within 45 ms, n {row['n']}"
+            )
+    if row := found["follows"]:
+        interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+        within = f"{100 * row['within_20_ms']:.1f} % within 20 ms"
+        told.append(f"sounds moved: slope {row['slope']:.3f}{interval}, {within}, n {row['n']}")
     return told
 
 

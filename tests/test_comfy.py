@@ -425,6 +425,8 @@ def test_published_models(fake, tmp_path):
     assert not torch.equal(alone, pictures[0])
     with pytest.raises(InputError, match="LTXPipeline does not take --last-image"):
         run(model, "a red ball", "", **settings, seed=4, last_image=images(1))
+    with pytest.raises(InputError, match="prompt is empty"):
+        run(model, " ", "", **settings, seed=4)
     fake.steps_until_interrupt = 2
     with pytest.raises(Interrupted):
         run(model, "a red ball", "", **settings | {"num_inference_steps": 50}, seed=3)

@@ -34,7 +34,7 @@ CHECKOUT = os.environ.get("VIDGEN_COMFYUI")
 ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT / "comfyui"
 WORKFLOWS = sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
-START_S, RUN_S = 300, 300
+START_S, RUN_S = 900, 900
 BINARY_HEADER = 8  # two big-endian integers: kind of event, kind of picture
 
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="VIDGEN_COMFYUI does not name a checkout of ComfyUI")

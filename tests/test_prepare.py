@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -158,13 +156,13 @@ def test_training_reads_shards_in_one_shape_or_in_buckets(shards):
 def test_killed_and_run_again_equals_undisturbed(shards, inputs, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "vidgen.data.prepare", str(inputs), "--output", str(tmp_path), *SETTINGS],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while len(clips_of(tmp_path)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate(timeout=100)  # the pipe ends when the last of its workers has ended, too
     before = (tmp_path / "journal-0000.jsonl").read_bytes()
     # A torn line and a torn clip, as a kill in the midst of writing leaves them.
     with (tmp_path / "journal-0000.jsonl").open("ab") as journal:
@@ -218,6 +216,9 @@ def test_bad_arguments_are_input_errors(tmp_path):
         prepare.main([str(tmp_path / "none"), "--output", str(tmp_path / "out")])
     with pytest.raises(InputError, match="no video, picture or sound"):
         prepare.main([str(tmp_path), "--output", str(tmp_path / "out")])
+    for wrong in (("--crf", "60"), ("--multiple", "0"), ("--sample-rate-hz", "24001"), ("--frame-rate", "-5")):
+        with pytest.raises(InputError, match=r"give a|cannot have|one of 8000"):
+            prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), *wrong])
     (tmp_path / "a.flac").write_bytes(encode_flac(tone(1.2), RATE_HZ))
     with pytest.raises(SystemExit):
         prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), "--rank", "2", "--world-size", "2"])

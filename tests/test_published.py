@@ -13,6 +13,7 @@ import sample
 from vidgen import inspect as clip_inspect
 from vidgen import media
 from vidgen.errors import InputError
+from vidgen.generation import SHIPPED_MODEL
 from vidgen.placement import GIB, Placement, choose
 from vidgen.published import Asked, PublishedModel, as_frames, as_waveform, open_model
 from vidgen.published_folders import is_published
@@ -177,11 +178,11 @@ def test_what_is_a_published_model(tmp_path, folders, monkeypatch):
     assert is_published(folders("ltx"))
     assert is_published("Lightricks/LTX-Video")
     assert not is_published(tmp_path / "absent")
-    assert not is_published(sample.SHIPPED_MODEL)
+    assert not is_published(SHIPPED_MODEL)
 
 
 def test_vidgens_own_model_behind_the_same_function():
-    model = open_model(sample.SHIPPED_MODEL, "cpu")
+    model = open_model(SHIPPED_MODEL, "cpu")
     steps = []
     asked = Asked(num_frames=9, num_inference_steps=2, guidance_scale=1.0, seed=5)
     made = model.make("a small red ball drops", asked, on_step=steps.append)
@@ -271,7 +272,7 @@ def test_a_modular_pipeline(folders, tmp_path):
 @pytest.mark.slow
 def test_a_modular_pipeline_with_sound(folders, tmp_path):
     folder = modular_of(folders("ltx2"), tmp_path / "modular", "LTX2ModularPipeline")
-    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.3")
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.375")
     assert clip.frames.shape == (9, 32, 32, 3)  # its task of text alone could not be told a length
     assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 9000)
 

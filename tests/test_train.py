@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ import train
 from vidgen import cli, validation
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.config import TrainConfig
+from vidgen.data.sampling import Layout
 from vidgen.errors import InputError
 from vidgen.loading import load_network
 from vidgen.tabletop.physics import main as simulate_scenes
@@ -275,31 +277,45 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
 
 
 class Numbers(torch.utils.data.Dataset):
+    """Squares of 0 to 4; where the even and the odd are of two shapes, no batch has both."""
+
+    def __init__(self, shapes):
+        groups = np.arange(5) % shapes
+        self.layout = Layout(groups, np.zeros(5, int), np.zeros(5, int))
+
     def __len__(self):
         return 5
 
     def __getitem__(self, keys):
-        return {"value": torch.tensor([index**2 for index, _ in keys]).float(), "first": keys[0]}
+        assert len({int(self.layout.groups[index]) for index, _ in keys}) == 1
+        return {"value": torch.tensor([index**2 for index, _ in keys]).float(), "odd": keys[0][0] % 2}
 
 
-def test_validation_is_the_mean_over_all_clips_however_many_processes_share_them_out():
+@pytest.mark.parametrize("shapes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_validation_is_the_mean_over_all_clips_however_many_processes_share_them_out(shapes, processes):
     def loss(model, batch):
         assert not torch.is_grad_enabled()
         seen.append(tuple(batch["seeds"]))
-        return batch["value"].mean(), {"half": batch["value"].mean() / 2, "picture": torch.zeros(2, 2)}
+        mean = batch["value"].mean()
+        return mean, {"picture": torch.zeros(2, 2), **({"odd": mean} if batch["odd"] and shapes == 2 else {})}
 
-    stage = SimpleNamespace(validation=Numbers(), loss=loss)
-    settings = TrainConfig(batch_size=2, validation_clips=5)
-    for count in (1, 2, 4):
-        found, seen = [], []
-        for rank in range(count):
-            accelerator = SimpleNamespace(
-                num_processes=count, process_index=rank, device=torch.device("cpu"),
-                autocast=contextlib.nullcontext, reduce=lambda values, reduction: values,
-            )  # fmt: skip
-            found.append(validation.validate(stage, torch.nn.Identity(), settings, accelerator))
-        assert sum(part["loss"] for part in found) == pytest.approx(6.0)  # of 0, 1, 4, 9 and 16
-        assert sum(part["half"] for part in found) == pytest.approx(3.0)
-        assert set(found[0]) == {"loss", "half"}
-        assert len(seen) == -(-3 // count) * count  # as many batches in each, or a sharded network would wait
-        assert len(set(seen)) == 3  # the same noise each time
+    stage, settings = (
+        SimpleNamespace(validation=Numbers(shapes), loss=loss),
+        TrainConfig(batch_size=2, validation_clips=5),
+    )
+    exchanged, seen = [], []
+    for rank in range(processes):
+        others = sum(exchanged, torch.zeros(()))  # what the ranks before this one found
+        accelerator = SimpleNamespace(
+            num_processes=processes, process_index=rank, device=torch.device("cpu"), autocast=contextlib.nullcontext,
+            reduce=lambda values, reduction, others=others: exchanged.append(values) or values + others,
+        )  # fmt: skip
+        found = validation.validate(stage, torch.nn.Identity(), settings, accelerator)
+    assert found["loss"] == pytest.approx(6.0)  # the mean of 0, 1, 4, 9 and 16
+    assert set(found) == ({"loss"} if shapes == 1 else {"loss", "odd"})
+    assert found.get("odd", 5.0) == pytest.approx(5.0)  # of 1 and 9: a part counts where there is one
+    # As many batches in each process, or a network that is shared out would wait; and the same noise each time.
+    turns = sum(-(-batches // processes) for batches in ([3] if shapes == 1 else [2, 1]))
+    assert len(seen) == turns * processes
+    assert len(set(seen)) == 3

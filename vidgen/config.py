@@ -73,6 +73,21 @@ class AutoencoderConfig(TrainConfig):
     quantizer_weight: float = 0.02
     """Of a quantizer's own loss, which takes the place of the divergence of ``kl_weight``."""
 
+    def bottleneck_arguments(self) -> dict[str, Any]:
+        """Arguments of an autoencoder that choose its bottleneck.
+
+        Raises:
+            InputError: levels that are no whole numbers.
+        """
+        if self.bottleneck == "kl":
+            return {"bottleneck": "kl"}
+        try:
+            levels = [int(number) for number in self.levels.split(",")] if self.levels else None
+        except ValueError as error:
+            raise InputError(f"levels are whole numbers with commas, as 8,5,5,5, not {self.levels!r}") from error
+        numbers = {"codebooks": self.codebooks, "codebook_size": self.codebook_size, "levels": levels}
+        return {"bottleneck": self.bottleneck, **numbers}
+
 
 @dataclass(frozen=True)
 class VAEConfig(AutoencoderConfig):

@@ -113,7 +113,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
                      help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
     how.add_argument("--lora", nargs="+", action="extend", default=[], metavar="PATH[:SCALE]",
-                     help="adapters, each a file or a folder of train.py --lora-rank, at a scale (default: 1)")  # fmt: skip
+                     help="adapters: a file, or a folder of train.py --lora-rank; scale 1 by default")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")

@@ -166,16 +166,15 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             raise InputError("a prompt is empty")
         if len(negatives) != len(prompts):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
-        defaults = self.generation
         if camera is not None:
-            prompts = [defaults.with_camera(text, camera) for text in prompts]
+            prompts = [self.generation.with_camera(text, camera) for text in prompts]
         sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not known: use {', '.join(OUTPUT_TYPES)}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise InputError(f"a callback gets {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}")
         self._interrupt = False
-        spec = defaults.spec(
+        spec = self.generation.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
         given = with_pictures(given, spec, image, last_image)

@@ -1,6 +1,7 @@
 """A clip drawn on one page: a row of its frames over its waveform over its spectrogram, on one time axis."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,9 @@ def prompt_sheet(prompts: Sequence[str], pipeline: Callable[[Any], Any]) -> Call
                 write_video(playable, frames, sound, made.frame_rate, made.sample_rate, {"title": text})
 
     return sheet
+
+
+def some_captions(dataset: Any, count: int = 4) -> list[str]:
+    """Prompts for sheets, of data that may have no captions at all."""
+    captions = (wordings[0] for wordings in dataset.captions if wordings and wordings[0].strip())
+    return list(itertools.islice(captions, count)) or ["a clip"]

@@ -25,7 +25,7 @@ from .errors import InputError
 from .generation import GenerationConfig
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
-from .sheets import contact_sheet, prompt_sheet, save_sheet
+from .sheets import contact_sheet, prompt_sheet, save_sheet, some_captions
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -61,7 +61,7 @@ def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator:
 
     vae = load_or_make(SpacetimeVAE, args.init, latent_channels=settings.latent_channels, width=settings.model_width,
                        encoder_depth=settings.depth, decoder_depth=settings.depth,
-                       **bottleneck(settings))  # fmt: skip
+                       **settings.bottleneck_arguments())  # fmt: skip
     spec = clip_spec(settings, num_frames=settings.window_frames)
     dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False,
                          in_buckets=settings.buckets)  # fmt: skip
@@ -124,7 +124,7 @@ def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelera
         latent_channels=settings.latent_channels,
         sample_rate_hz=settings.sample_rate_hz,
         hop_samples=settings.hop_samples,
-        **bottleneck(settings),
+        **settings.bottleneck_arguments(),
     )
     spec = clip_spec(settings, num_frames=round(settings.window_s * settings.frame_rate))
     dataset = open_clips(args.data, spec, **source(settings, accelerator), with_video=False)
@@ -340,7 +340,9 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
 
     passes = 3 + 2 * settings.teacher_substeps
     stage = transformer_stage(student, dataset, loss, finish, pipeline, args, spec, device, passes)
-    stage.validation = held_back_latents(args, settings, accelerator, teacher.vae, teacher.codec, spec)
+    stage.validation = held_back_latents(
+        args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True
+    )
     return stage
 
 
@@ -373,12 +375,6 @@ def transformer_stage(
     )
 
 
-def some_captions(dataset: Any, count: int = 4) -> list[str]:
-    """Prompts for sheets, of data that may have no captions at all."""
-    captions = (wordings[0] for wordings in dataset.captions if wordings and wordings[0].strip())
-    return list(itertools.islice(captions, count)) or ["a clip"]
-
-
 def clip_spec(
     settings: config.TrainConfig, num_frames: int | None = None, compression: Compression | None = None
 ) -> ClipSpec:
@@ -386,22 +382,6 @@ def clip_spec(
     frames = num_frames or settings.num_frames
     size = (settings.height, settings.width)
     return ClipSpec(frames, *size, rate, settings.sample_rate_hz, compression or Compression())
-
-
-def bottleneck(settings: config.AutoencoderConfig) -> dict[str, Any]:
-    """Arguments of an autoencoder that choose its bottleneck.
-
-    Raises:
-        InputError: levels that are no whole numbers.
-    """
-    if settings.bottleneck == "kl":
-        return {"bottleneck": "kl"}
-    try:
-        levels = [int(number) for number in settings.levels.split(",")] if settings.levels else None
-    except ValueError as error:
-        raise InputError(f"levels are whole numbers with commas, as 8,5,5,5, not {settings.levels!r}") from error
-    numbers = {"codebooks": settings.codebooks, "codebook_size": settings.codebook_size, "levels": levels}
-    return {"bottleneck": settings.bottleneck, **numbers}
 
 
 def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, Any]:

@@ -95,6 +95,18 @@ def _has_index(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX))
 
 
+def said(prompt: str) -> str:
+    """A prompt on one line.
+
+    Raises:
+        InputError: it is empty.
+    """
+    prompt = " ".join(prompt.split())
+    if not prompt:
+        raise InputError("the prompt is empty: say what should be seen and heard")
+    return prompt
+
+
 def exact_rate(frames_a_second: float) -> Fraction | None:
     """A rate that came as a float; 23.976 and its like stand for exact fractions, 0 for the model's own.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..published import Asked, Made, PublishedModel, open_model
 from ..published_folders import is_published
-from .inputs import exact_rate, find_model, list_models, to_bytes
+from .inputs import exact_rate, find_model, list_models, said, to_bytes
 from .schema import CATEGORY, MODELS, clip_outputs, outputs, prompt_inputs, sampling_inputs
 
 PublishedType = io.Custom("VIDGEN_PUBLISHED")
@@ -99,7 +99,7 @@ class GeneratePublished(io.ComfyNode):
         made = [
             make(
                 model,
-                prompt,
+                said(prompt),
                 Asked(
                     negative_prompt=negative_prompt or None,
                     height=height or None,

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from ..clip import ClipSpec
 from ..conditioning import Conditioning, Text
-from ..errors import InputError
 from ..given import Given
 from ..loop import looped_spec
 from ..lora import Lora, load_loras
 from ..making import preview
 from ..pipeline import VidGenPipeline
-from .inputs import Choices
+from .inputs import Choices, said
 
 
 class VidGenNetworks(nn.ModuleDict):
@@ -105,15 +104,8 @@ class VidGenLatents:
 
 
 def encode_text(pipeline: VidGenPipeline, prompt: str, negative_prompt: str) -> VidGenText:
-    """Features of a prompt; line breaks count as spaces.
-
-    Raises:
-        InputError: the prompt is empty.
-    """
-    prompt, negative_prompt = (" ".join(text.split()) for text in (prompt, negative_prompt))
-    if not prompt:
-        raise InputError("the prompt is empty: say what should be seen and heard")
-    return VidGenText(pipeline.encode_text([prompt]), pipeline.encode_text([negative_prompt]))
+    """Features of a prompt; raises InputError if it is empty."""
+    return VidGenText(pipeline.encode_text([said(prompt)]), pipeline.encode_text([" ".join(negative_prompt.split())]))
 
 
 def denoise(

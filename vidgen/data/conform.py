@@ -12,7 +12,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..media import IMAGE_SUFFIXES, read_clip, read_sound, write_video
+from ..mp4 import AAC_RATES_HZ
 from .buckets import fitting_size
 from .filters import Thresholds, check_sound
 from .probing import Shot, Survey, Unusable, read_image
@@ -35,6 +37,18 @@ class Target:
     """A shot that is longer becomes several clips."""
     crf: int = 18
     """Of H.264: 0 is lossless, 51 the worst."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.multiple <= self.size:
+            raise InputError(
+                f"clips of {self.size}×{self.size} pixels cannot have edges in multiples of {self.multiple}"
+            )
+        if not (0 < self.frame_rate <= 240 and self.max_duration_s > 0 and 0 <= self.crf <= 51):
+            raise InputError("give a frame rate of 1 to 240, a positive longest duration, and a crf of 0 to 51")
+        if self.sample_rate_hz not in AAC_RATES_HZ:
+            raise InputError(
+                f"a sample rate is one of {', '.join(map(str, AAC_RATES_HZ))} Hz, not {self.sample_rate_hz}"
+            )
 
 
 @dataclass(frozen=True)

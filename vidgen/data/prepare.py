@@ -64,17 +64,20 @@ class Input:
 
 def find_inputs(paths: Sequence[Path]) -> tuple[list[Input], list[str]]:
     """Every media file under the given files and folders, once each, sorted, with its captions; and what is wrong with
-    the captions.
+    the captions or folders.
 
     Raises:
         InputError: a path that does not exist, or no media file at all.
     """
     found: dict[Path, None] = {}
+    mistakes: list[str] = []
     suffixes = CLIP_SUFFIXES | IMAGE_SUFFIXES | SOUND_SUFFIXES
     folders: set[Path] = set()
     for path in paths:
         if path.is_dir():
-            for folder, _, names in os.walk(path.resolve()):
+            for folder, _, names in os.walk(
+                path.resolve(), onerror=lambda error: mistakes.append(f"{error.filename}: {error.strerror}")
+            ):
                 folders.add(Path(folder))
                 found |= dict.fromkeys(Path(folder) / name for name in names if Path(name).suffix.lower() in suffixes)
         elif path.exists():
@@ -85,7 +88,6 @@ def find_inputs(paths: Sequence[Path]) -> tuple[list[Input], list[str]]:
     if not found:
         raise InputError(f"no video, picture or sound in {', '.join(map(str, paths))}")
     captions: dict[Path, list[str]] = {}
-    mistakes: list[str] = []
     for parent in sorted(folders):
         captions |= {parent / name: texts for name, texts in read_captions(parent, mistakes.append).items()}
     inputs = []

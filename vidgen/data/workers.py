@@ -1,16 +1,31 @@
 """Work shared out over processes and taken back in order, of which no single piece can stop the others."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import Any
 
 from .probing import Unusable
 
 Task = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 """What the work is about, a function of a module, and its arguments."""
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is killed, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class OrderedPool:
@@ -27,7 +42,7 @@ class OrderedPool:
     def _start(self) -> ProcessPoolExecutor:
         # Forked processes would inherit locks of the threads that decoders and progress bars have.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.workers, mp_context=context)
+        return ProcessPoolExecutor(self.workers, mp_context=context, initializer=end_with_parent)
 
     def __enter__(self) -> "OrderedPool":
         return self
@@ -62,7 +77,8 @@ class OrderedPool:
     def _alone(self, task: Task) -> Any:
         """Others that broke with it come here too, one after the other, so each is judged by itself."""
         _, function, arguments = task
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as executor:
             try:
                 return executor.submit(function, *arguments).result()
             except BrokenProcessPool:

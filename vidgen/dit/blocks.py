@@ -40,6 +40,7 @@ class SelfAttention(nn.Module, AttentionModuleMixin):
     """Self-attention with normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442, section 2), without
     learned gains: the attention logits stay within ±√head_dim."""
 
+    processor: AttentionProcessor
     _default_processor_cls = AttentionProcessor
     _available_processors = (AttentionProcessor,)
     _supports_qkv_fusion = False  # there is one projection already
