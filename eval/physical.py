@@ -176,8 +176,8 @@ def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | Non
     falls = np.flatnonzero(-change > FALL)
     start = int(falls[0]) if len(falls) else 0
     lows = [at for at, kind in turns[:-1] if kind < 0 and at > start]
-    if turns and turns[-1][1] < 0 and (-change[max(0, turns[-1][0] - 4) : turns[-1][0]]).max(initial=0) > FALL:
-        lows.append(turns[-1][0])  # nothing rises after the last turn, but it came down in a fall
+    if len(turns) > 1 and turns[-1][1] < 0 and -change[turns[-2][0] : turns[-1][0]].min() > 1.5 * STILL:
+        lows.append(turns[-1][0])  # nothing rises after the last turn, but it came down faster than a body sinks
     still = np.flatnonzero(np.convolve(np.abs(change[start:]) < STILL, np.ones(3), "valid") > 2.5) + start
     if not lows and not len(still):
         return gain, None

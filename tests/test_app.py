@@ -366,7 +366,8 @@ def save_pictures(page, name, *places):
         page.evaluate("place => document.querySelector(place).scrollIntoView()", place)
         page.mouse.move(0, 0)
         parts.append(np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")))
-    Image.fromarray(np.concatenate(parts, axis=1)).quantize(256).save(Path(folder) / name, optimize=True)
+    whole = Image.fromarray(np.concatenate(parts, axis=1))
+    whole.quantize(palette=whole.quantize(255)).save(Path(folder) / name, optimize=True)  # dithered
 
 
 def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):

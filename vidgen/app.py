@@ -214,7 +214,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                             stage: app_html.done(state),
                             clips: made,
                             earlier: gr.HTML(visible=True),
-                            gallery: gr.Gallery(captions, visible=True),
+                            gallery: gr.Gallery(captions, selected_index=0, visible=True),
                             **on_stage(state),
                         }
             except InputError as error:

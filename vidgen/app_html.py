@@ -87,6 +87,7 @@ footer { display: none !important; }
   .gradio-container { padding: 0.6rem !important; }
   #head p { font-size: 0.9rem; }
   button.lg { min-height: 2.9rem; }
+  button.md { min-height: 2.6rem; padding: 0.3rem; font-size: 0.85rem; }
 }
 """
 

@@ -76,7 +76,7 @@ def make(
     pipeline: VidGenPipeline,
     args: argparse.Namespace,
     pictures: Path,
-    turn: threading.Lock | None = None,
+    turn: "threading.Lock | None" = None,  # a function until Python 3.13
     stop: threading.Event | None = None,
 ) -> Generator[Progress | Made, None, None]:
     """Make the first prompt's clip in a thread of its own, and yield how far it is; the last thing is the clip.

@@ -50,7 +50,7 @@ class SelfAttention(nn.Module, AttentionModuleMixin):
         self.heads, self.head_dim = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.set_processor(AttentionProcessor())  # type: ignore[operator]
+        self.processor = AttentionProcessor()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         """(B, N, width) to the same; ``cos`` and ``sin`` are (N, head_dim / 2), or (B, N, head_dim / 2)."""
