@@ -19,7 +19,7 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 [ $# -ge 1 ] || { sed -n '2,5p' "$0" >&2 && exit 2; }
 gpus=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 nodes=${SLURM_NNODES:-1}
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r address < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 # One launcher a machine, which starts a process for each GPU. Single quotes: SLURM_NODEID is each machine's own.
@@ -28,10 +28,13 @@ srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
   --num_machines '"$nodes"' --num_processes '"$((nodes * gpus))"' --machine_rank "$SLURM_NODEID" \
   --main_process_ip '"$address"' --main_process_port '"$port"' train.py "$@"' train "$@" &
 job=$!
-ended_early=
-trap 'ended_early=1; kill -TERM "$job" 2>/dev/null || true' TERM
-wait "$job" && status=0 || status=$?
-while kill -0 "$job" 2>/dev/null; do wait "$job" && status=0 || status=$?; done # the signal ends the first wait
+ended_early= interrupted=
+trap 'ended_early=1 interrupted=1; kill -TERM "$job" 2>/dev/null || true' TERM
+while :; do # the signal ends a wait before the job does
+  wait "$job" && status=0 || status=$?
+  [ -n "$interrupted" ] || break
+  interrupted=
+done
 if [ -n "$ended_early" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-50}" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

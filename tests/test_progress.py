@@ -28,8 +28,8 @@ def clock(monkeypatch):
 
 
 def steps_made(allowance, clock, seconds_a_step, start=0, most=10**6):
-    settings, step = TrainConfig(cooldown=0.3), start
-    while step < most and step < allowance.apply(settings, step, Meeting(Accelerator(cpu=True))).steps:
+    settings, step, meeting = TrainConfig(cooldown=0.3), start, Meeting(Accelerator(cpu=True))
+    while step < most and step < allowance.apply(settings, step, meeting).steps:
         clock[0] += seconds_a_step
         step += 1
     return step

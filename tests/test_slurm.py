@@ -1,0 +1,62 @@
+"""runs/slurm.sh with stand-ins for SLURM and Python: what each machine starts, and what comes after the signal."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAND_INS = {
+    "srun": 'shift\nSLURM_NODEID=1 exec "$@"',
+    "scontrol": '[ "$1" = show ] && printf "first\\nsecond\\n" || echo "$@" >"$SEEN/requeued"',
+    "python": """
+trap 'echo saved >"$SEEN/checkpoint"; kill "$!"; exit 0' TERM
+sleep 60 &
+printf '%s\\n' "$@" >"$SEEN/part" && mv "$SEEN/part" "$SEEN/arguments"
+[ -n "${STAYS:-}" ] && wait
+kill "$!"\n""",
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts the script as SLURM does for two machines with four GPUs each."""
+    for name, body in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEN": str(tmp_path), "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "x[1-2]",
+    }  # fmt: skip
+
+    def start(*arguments, **more):
+        return subprocess.Popen([ROOT / "runs" / "slurm.sh", *arguments], env=os.environ | told | more)
+
+    return start
+
+
+def test_every_machine_starts_its_share_of_the_processes(job, tmp_path):
+    assert job("dit", "--data", "my clips", "--output", "out").wait(60) == 0
+    words = (tmp_path / "arguments").read_text().splitlines()
+    launched = dict(zip(words[2:12:2], words[3:13:2], strict=True))
+    assert launched.pop("--config_file") == "runs/accelerate/many_nodes_fsdp.yaml"
+    assert (ROOT / "runs/accelerate/many_nodes_fsdp.yaml").is_file()
+    assert launched == {
+        "--num_machines": "2", "--num_processes": "8", "--machine_rank": "1", "--main_process_ip": "first",
+    }  # fmt: skip
+    assert words[-6:] == ["train.py", "dit", "--data", "my clips", "--output", "out"]
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_the_signal_before_the_end_lets_training_save_and_queues_the_job_again(job, tmp_path):
+    running = job("dit", STAYS="1")
+    while not (tmp_path / "arguments").exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == 0
+    assert (tmp_path / "checkpoint").read_text() == "saved\n"
+    assert (tmp_path / "requeued").read_text() == "requeue 123\n"
