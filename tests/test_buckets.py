@@ -74,18 +74,19 @@ def test_sources_are_drawn_by_weight_whatever_their_size():
 def test_starting_later_equals_skipping_with_groups_sources_and_shards():
     rng = np.random.default_rng(0)
     made = layout(*rng.integers(0, 3, (3, 60)), weights=(1.0, 2.0, 3.0))
-    for ranks in ({}, {"rank": 1, "world_size": 2}):
-        whole = batches(1500, made, **ranks)
+    even = layout(np.tile([0, 0, 1], 20), shards=np.repeat(np.arange(4), 15))
+    for clips, ranks in ((made, {}), (made, {"rank": 1, "world_size": 2}), (even, {"rank": 1, "world_size": 2})):
+        whole = batches(1500, clips, **ranks)
         for start in (1, 700, 1025):
-            assert whole[start : start + 60] == batches(60, made, start_batch=start, **ranks)
+            assert whole[start : start + 60] == batches(60, clips, start_batch=start, **ranks)
 
 
 def test_each_process_reads_shards_of_its_own_and_all_show_one_shape_at_a_time():
-    shards = np.repeat(np.arange(5), 8)
-    groups = np.tile([0, 0, 0, 1], 10)
+    shards = np.repeat(np.arange(4), 8)
+    groups = np.tile([0, 0, 0, 1], 8)
     made = layout(groups, shards=shards)
     ranks = [batches(200, made, rank=rank, world_size=2) for rank in range(2)]
-    for rank, own in enumerate(({0, 2, 4}, {1, 3})):
+    for rank, own in enumerate(({0, 2}, {1, 3})):
         assert {int(shards[index]) for batch in ranks[rank] for index, _ in batch} == own
     draws = [draw for batch in (*ranks[0], *ranks[1]) for _, draw in batch]
     assert sorted(draws) == list(range(1200))  # no two samples share their chance
@@ -93,8 +94,17 @@ def test_each_process_reads_shards_of_its_own_and_all_show_one_shape_at_a_time()
     assert shapes[0] == shapes[1]
 
 
-def test_with_fewer_shards_than_processes_they_share_what_one_would_see():
-    made = layout([0, 0, 1, 1, 1, 0, 0], sources=[0, 1, 0, 1, 0, 1, 0], weights=(1.0, 1.0))
+@pytest.mark.parametrize(
+    "made",
+    [
+        layout([0, 0, 1, 1, 1, 0, 0], sources=[0, 1, 0, 1, 0, 1, 0], weights=(1.0, 1.0)),  # one shard
+        layout([0] * 30, shards=[0] * 26 + [1] * 4),
+        layout([0] * 12, sources=[0] * 6 + [1] * 6, shards=[0] * 6 + [1] * 6, weights=(0.9, 0.1)),
+        layout([0] * 5 + [1] + [0] * 6, shards=[0] * 6 + [1] * 6),  # the second process would lack a shape
+    ],
+    ids=["too few", "uneven", "a source each", "a shape on one only"],
+)
+def test_where_shards_do_not_share_out_evenly_processes_share_what_one_would_see(made):
     whole = batches(50, made, batch_size=6)
     halves = [batches(50, made, rank=rank, world_size=2) for rank in range(2)]
     assert whole == [first + second for first, second in zip(*halves, strict=True)]

@@ -17,6 +17,8 @@ from ..noise import seeded_uniform
 
 STEPS_AT_ONCE = 1024
 """Batches whose choices are drawn together."""
+EVEN_SHARE = 0.8
+"""What a process must hold of each kind of clip, against that which holds most, for shards of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
     Every clip comes once an epoch, in an order drawn anew for each epoch; batches run across epoch borders. With a
     layout of several groups or sources, each batch is of one group, the same in all processes, drawn as often as its
     clips are; each sample's source is drawn by its weight; and the clips of one group and source have epochs of
-    their own. Where there are at least as many shards as processes, each process draws from its own shards only.
+    their own. Each process draws from its own shards only, where these share out the clips of every group and source
+    about evenly (``EVEN_SHARE``); else all draw from everything, as otherwise clips of short shards would come more
+    often than others.
     """
 
     def __init__(
@@ -70,23 +74,23 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
         self.batch_size, self.seed = batch_size, seed
         self.start_batch, self.rank, self.world_size = start_batch, rank, world_size
         layout = layout or Layout.plain(length)
-        shards = np.unique(layout.shards)
-        self.has_own_shards = world_size > 1 and len(shards) >= world_size
-        own = np.isin(layout.shards, shards[rank::world_size]) if self.has_own_shards else np.ones(length, bool)
+        pairs, cell_of = np.unique(np.stack([layout.groups, layout.sources], axis=1), axis=0, return_inverse=True)
+        cell_of = cell_of.ravel()
+        rank_of = np.unique(layout.shards, return_inverse=True)[1].ravel() % world_size
+        held = np.bincount(rank_of * len(pairs) + cell_of, minlength=world_size * len(pairs)).reshape(world_size, -1)
+        self.has_own_shards = world_size > 1 and bool((held.min(0) >= EVEN_SHARE * held.max(0)).all())
+        own = rank_of == rank if self.has_own_shards else np.ones(length, bool)
         in_source = np.bincount(layout.sources)
         weights = in_source if layout.weights is None else np.array(layout.weights)
-        pairs = np.stack([layout.groups, layout.sources], axis=1)
         self.cells: list[np.ndarray] = []
         """Indices of the clips of one group and source, of this process only."""
         self.group_of_cell: list[int] = []
-        shares, own_shares = [], []
-        for group, source in np.unique(pairs, axis=0):
-            members = (layout.groups == group) & (layout.sources == source)
-            self.cells.append(np.flatnonzero(members & own))
+        shares = []
+        for cell, (group, source) in enumerate(pairs):
+            self.cells.append(np.flatnonzero((cell_of == cell) & own))
             self.group_of_cell.append(int(group))
-            shares.append(weights[source] * members.sum() / in_source[source])
-            own_shares.append(shares[-1] if len(self.cells[-1]) else 0.0)
-        self.shares, self.own_shares = np.array(shares, float), np.array(own_shares, float)
+            shares.append(weights[source] * held[:, cell].sum() / in_source[source])
+        self.shares = np.array(shares, float)
         self.base = int(np.random.default_rng((seed, 2)).integers(2**61))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -122,12 +126,9 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
             return np.zeros((steps, samples), np.int64)
         groups = np.unique(self.group_of_cell)
         member = np.array(self.group_of_cell)[None] == groups[:, None]  # (groups, cells)
-        # The group is the same in all processes, unless a process has none of it.
+        # The group is the same in all processes.
         steps_drawn = self.base + np.arange(start, start + steps)
-        place, spare = (part[:, 0].numpy() for part in seeded_uniform(steps_drawn.tolist(), 1, stream=1))
-        group = _pick(member @ self.shares, place)
-        missing = (member @ self.own_shares)[group] <= 0
-        group[missing] = _pick(member @ self.own_shares, spare[missing])
+        group = _pick(member @ self.shares, seeded_uniform(steps_drawn.tolist(), 1, stream=1)[0][:, 0].numpy())
         first_draws = np.arange(start, start + steps) * self.world_size * self.batch_size
         if self.has_own_shards:
             first_draws += self.rank * self.batch_size
@@ -136,7 +137,7 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
         chosen = np.zeros(draws.shape, np.int64)
         for number in range(len(groups)):
             rows = group == number
-            chosen[rows] = _pick(member[number] * self.own_shares, places[rows])
+            chosen[rows] = _pick(member[number] * self.shares, places[rows])
         return chosen
 
 
