@@ -40,13 +40,12 @@ from vidgen import checkpoint, cli, config, parallel
 from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
-from vidgen.generation import SHIPPED_MODEL
 from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
 from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
 from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
 from vidgen.trackers import TRACKERS, open_trackers
-from vidgen.validation import score, validate
+from vidgen.validation import check_scoring, score, validate
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "vae3d": vae_stage,
@@ -82,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
     parser.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
     parser.add_argument(
-        "--text", default=str(SHIPPED_MODEL / "text_encoder"), help="dit: text encoder, a folder or a hub id"
+        "--text", help="dit: text encoder, a folder or a hub id (default: that of --model, else of the shipped model)"
     )
     parser.add_argument(
         "--validation", type=Path, help="clips as in --data, never trained on; decide the best checkpoint"
@@ -107,6 +106,8 @@ def main() -> None:
     args = parse_arguments()
     cli.keep_freed_memory()
     settings = config.load(args.config, args.stage, args.set)
+    if args.lora_alpha is not None and not getattr(settings, "lora_rank", 0):
+        raise InputError("--lora-alpha is the strength of an adapter: give its size, too, as --lora-rank")
     precision = settings.mixed_precision
     if precision not in ("no", "bf16"):
         raise InputError(f"mixed_precision is 'no' or 'bf16', not {precision!r}")
@@ -156,6 +157,8 @@ def train(
     sharded = parallel.is_sharded(settings, accelerator)
     if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
         raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
+    if args.score_every and leads:
+        check_scoring(stage, args.validation)
     if sharded and not getattr(model, "_no_split_modules", None):
         raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
     bones = parallel.skeleton(model) if sharded else None

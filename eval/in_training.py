@@ -16,6 +16,7 @@ from vidgen.files import replacing
 from . import motion, quality
 
 BATCH = 4
+PACKAGES = ("cv2", "pyloudnorm", "scipy.signal")
 
 
 def measure_sheet(sheet: Path) -> dict[str, float]:
@@ -27,7 +28,7 @@ def measure_sheet(sheet: Path) -> dict[str, float]:
     """
     clips = sorted(sheet.parent.glob(f"{sheet.stem}-*.mp4"))
     try:
-        for module in ("cv2", "pyloudnorm", "scipy.signal"):
+        for module in PACKAGES:
             motion.require(module)
     except InputError as error:
         if clips:
@@ -59,6 +60,25 @@ def measure_sheet(sheet: Path) -> dict[str, float]:
 def _tell(message: str) -> None:
     """Once."""
     print(message)
+
+
+def check(prompts: Sequence[str], real: Path) -> None:
+    """Whether ``score`` will find what it needs.
+
+    Raises:
+        InputError: fewer than two captions or clips, a folder of shards, or packages or weights that are missing.
+    """
+    from . import extractors
+    from .distribution import clip_files
+
+    for module in PACKAGES:
+        motion.require(module)
+    extractors.i3d()
+    extractors.soundnet()
+    found = {"clips": len(clip_files(real)), "captions": len(prompts)}
+    for name, count in found.items():
+        if count < 2:
+            raise InputError(f"to score clips against those of {real} takes two {name} at least, and there is {count}")
 
 
 def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> dict[str, float]:

@@ -2,7 +2,11 @@
 # A stage of training on several machines under SLURM. What follows the script's name is what follows train.py:
 #   sbatch --nodes 4 runs/slurm.sh dit --config 1.3b --data shards --output /shared/out/dit --model /shared/base
 # The output folder must be on a disk that all machines share. When time runs out, or a machine is taken away or lost,
-# the job is queued again and goes on from its last checkpoint; SIGTERM, sent two minutes before the end, makes one.
+# the job is queued again and goes on from its last checkpoint. SIGTERM, sent two minutes before the end, makes one, but
+# torch's launcher kills training 30 s after it has passed the signal on: only about that long is left to end the step
+# and write. Keep checkpoint_every small where a checkpoint takes longer.
+# The autoencoders are copied to each GPU, a transformer is shared out over all (FSDP). That takes optimizer=adamw: for
+# presets with Muon set ACCELERATE_CONFIG=runs/accelerate/many_nodes.yaml.
 #SBATCH --job-name=vidgen
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -16,15 +20,17 @@
 #SBATCH --output=vidgen-%j.log
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-[ $# -ge 1 ] || { sed -n '2,5p' "$0" >&2 && exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2 && exit 2; }
 gpus=${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 nodes=${SLURM_NNODES:-1}
 read -r address < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000))
+case $1 in vae3d | audio) config=many_nodes.yaml ;; *) config=many_nodes_fsdp.yaml ;; esac
+export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-runs/accelerate/$config}
 
 # One launcher a machine, which starts a process for each GPU. Single quotes: SLURM_NODEID is each machine's own.
 srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
-  --config_file "${ACCELERATE_CONFIG:-runs/accelerate/many_nodes_fsdp.yaml}" \
+  --config_file "$ACCELERATE_CONFIG" \
   --num_machines '"$nodes"' --num_processes '"$((nodes * gpus))"' --machine_rank "$SLURM_NODEID" \
   --main_process_ip '"$address"' --main_process_port '"$port"' train.py "$@"' train "$@" &
 job=$!

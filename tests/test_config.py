@@ -14,6 +14,7 @@ def test_overrides_take_the_type_of_the_setting():
     [
         ("toy", "learning_rat=1", "learning_rate"),
         ("toy", "steps=many", "int"),
+        ("toy", "bottleneck_arguments=1", "no setting 'bottleneck_arguments'"),
         ("toy", "steps", "key=value"),
         ("toy", "compile=maybe", "bool"),
         ("tabletop-cp", "steps=1", "tabletop-cpu"),

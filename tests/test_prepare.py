@@ -19,6 +19,7 @@ from tests.films import RATE_HZ, crash_at_two, film, moving, tone
 from vidgen.clip import ClipSpec
 from vidgen.data import prepare
 from vidgen.data.conform import encode_flac
+from vidgen.data.recordings import shard_recordings
 from vidgen.data.shards import read_index
 from vidgen.data.source import open_clips
 from vidgen.data.workers import OrderedPool
@@ -100,6 +101,19 @@ def test_shards_have_the_webdataset_layout_and_an_index(shards):
     assert "near-duplicate" in report
     assert report.count("<img") == 5
     assert not list(shards.glob("*.part"))
+
+
+def test_an_index_that_lacks_something_or_leads_elsewhere_is_refused(shards, tmp_path):
+    good = json.loads((shards / "index.jsonl").read_text().splitlines()[0])
+    lines = [(good | {"shard": name}, "not the name of a shard") for name in ("../a.tar", "/a.tar", "..", "")]
+    lines += [
+        ({key: good[key] for key in good if key != name}, name) for name in ("has_audio", "duration_s", "captions")
+    ]
+    lines += [(good | {"shard": 3}, "damaged"), ("text", "no 'shard'"), (3, "damaged")]
+    for line, message in lines:
+        (tmp_path / "index.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(line) + "\n")
+        with pytest.raises(InputError, match=f"line 2.*{message}"):
+            shard_recordings(tmp_path)
 
 
 def test_clips_are_conformed_and_quick_to_enter(shards):

@@ -38,16 +38,24 @@ def job(tmp_path):
     return start
 
 
-def test_every_machine_starts_its_share_of_the_processes(job, tmp_path):
-    assert job("dit", "--data", "my clips", "--output", "out").wait(60) == 0
+@pytest.mark.parametrize(
+    ("stage", "chosen", "config"),
+    [
+        ("dit", {}, "runs/accelerate/many_nodes_fsdp.yaml"),
+        ("audio", {}, "runs/accelerate/many_nodes.yaml"),
+        ("distill", {"ACCELERATE_CONFIG": "runs/accelerate/many_nodes.yaml"}, "runs/accelerate/many_nodes.yaml"),
+    ],
+)
+def test_every_machine_starts_its_share_of_the_processes(job, tmp_path, stage, chosen, config):
+    assert job(stage, "--data", "my clips", "--output", "out", **chosen).wait(60) == 0
     words = (tmp_path / "arguments").read_text().splitlines()
     launched = dict(zip(words[2:12:2], words[3:13:2], strict=True))
-    assert launched.pop("--config_file") == "runs/accelerate/many_nodes_fsdp.yaml"
-    assert (ROOT / "runs/accelerate/many_nodes_fsdp.yaml").is_file()
+    assert launched.pop("--config_file") == config
+    assert (ROOT / config).is_file()
     assert launched == {
         "--num_machines": "2", "--num_processes": "8", "--machine_rank": "1", "--main_process_ip": "first",
     }  # fmt: skip
-    assert words[-6:] == ["train.py", "dit", "--data", "my clips", "--output", "out"]
+    assert words[-6:] == ["train.py", stage, "--data", "my clips", "--output", "out"]
     assert not (tmp_path / "requeued").exists()
 
 

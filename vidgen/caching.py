@@ -14,6 +14,7 @@ from .clip import ClipSpec
 from .data.latents import LatentClips, cache_latents, claim_cache, clips_in_cache, complete_cache, digest
 from .data.sampling import Layout
 from .data.source import Source, open_clips, source_weights, to_float
+from .errors import InputError
 from .noise import to_device
 
 RESIDENT_SHARE = 0.4
@@ -32,7 +33,7 @@ def latent_clips(
     """The latent cache, made first where it is missing; ``options`` are those of ``LatentClips``.
 
     Raises:
-        InputError: a cache of other data, clips or autoencoders.
+        InputError: a cache of other data, clips or autoencoders; fewer clips asked for than several sources have.
     """
     device = accelerator.device
     # Pictures of simulated scenes are drawn here, where the device is; loading processes make their sounds.
@@ -58,6 +59,9 @@ def latent_clips(
             args.data, spec, seed=settings.seed, with_video=pictures is None, in_buckets=settings.buckets
         )
         count = settings.cached_clips or len(clips)
+        if count < len(clips) and len(args.data) > 1:  # the first ones would be cached
+            raise InputError(f"cached_clips={count} would leave out whole sources of {len(clips)} clips: "
+                             "--set cached_clips=0")  # fmt: skip
         share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         size = 4 if device.type == "cpu" else 16
         cache_latents(clips, count, encode, cache, batch_size=size, workers=settings.workers, **share)

@@ -52,7 +52,7 @@ def save(
     try:
         if leads:
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
+            part.mkdir(parents=True, exist_ok=True)  # another process may be at its shards already
         if sharded:
             _save_shards(tensors, part / SHARDS)
         else:

@@ -263,8 +263,8 @@ def load(preset: str, stage: str, overrides: list[str]) -> VAEConfig | AudioConf
         if not separator:
             raise InputError(f"--set takes key=value, not {override!r}")
         key = key.replace("-", "_")
-        if not hasattr(config, key):
-            names = [field.name for field in dataclasses.fields(config)]
+        names = [field.name for field in dataclasses.fields(config)]
+        if key not in names:
             raise InputError(f"{stage} has no setting {key!r}: {_suggest(key, names)}")
         changes[key] = _parse(key, text, type(getattr(config, key)))
     return dataclasses.replace(config, **changes)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that takes its place when the block succeeds and vanishes when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:80]}.{os.getpid()}.tmp{path.suffix}")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"  # also where several machines write to one disk
+    temporary = path.with_name(f".{path.stem[:80]}.{unique}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

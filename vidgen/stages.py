@@ -22,7 +22,7 @@ from .clip import ClipSpec, Compression
 from .data.sampling import KeyedBatches, Layout, held_back_keys
 from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
-from .generation import GenerationConfig
+from .generation import SHIPPED_MODEL, GenerationConfig
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import contact_sheet, prompt_sheet, save_sheet, some_captions
@@ -171,7 +171,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
 
     if args.model is not None:
         args.vae, args.codec = args.vae or args.model / "vae", args.codec or args.model / "codec"
-        args.text, args.init = str(args.model / "text_encoder"), args.init or args.model / "transformer"
+        args.text, args.init = args.text or str(args.model / "text_encoder"), args.init or args.model / "transformer"
     if args.vae is None or args.codec is None:
         raise InputError("the dit stage needs --vae and --codec: the model folders of the vae3d and audio stages")
     if settings.lora_rank and args.init is None:
@@ -181,7 +181,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     device = accelerator.device
     vae = load_frozen(SpacetimeVAE, args.vae).to(device)
     codec = load_frozen(AudioCodec, args.codec).to(device)
-    text_encoder = load_text_encoder(args.text).to(device)
+    text_encoder = load_text_encoder(args.text or str(SHIPPED_MODEL / "text_encoder")).to(device)
     compression = Compression(vae.config.temporal_compression, vae.config.spatial_compression, codec.config.hop_samples)
     spec = clip_spec(settings, compression=compression)
     dataset = latent_clips(

@@ -45,7 +45,7 @@ class _TensorBoard:
     def __init__(self, output: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=step)
+        self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
 
     def log(self, values: dict[str, float], step: int) -> None:
         for key, value in values.items():

@@ -60,11 +60,26 @@ def batches_by_shape(clips: Any, keys: Keys, batch_size: int) -> list[list[Keys]
     ]
 
 
+def prompts(stage: "Stage") -> list[str]:
+    """The first wording of each validation clip that has words."""
+    captions: Any = getattr(stage.validation, "captions", [])
+    return [wordings[0] for wordings in captions if wordings and wordings[0].strip()]
+
+
+def check_scoring(stage: "Stage", real: Path) -> None:
+    """Before training, what ``score`` would fail for after hours of it.
+
+    Raises:
+        InputError: a folder without two clips, fewer than two captions, or packages or weights that are missing.
+    """
+    from eval import in_training
+
+    in_training.check(prompts(stage), real)
+
+
 def score(stage: "Stage", average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
     """FVD, its like for sound, and sync of clips made from the captions of those that are never trained on."""
     from eval import in_training
 
-    captions: Any = getattr(stage.validation, "captions", [])
-    prompts = [wordings[0] for wordings in captions if wordings and wordings[0].strip()]
     assert stage.pipeline is not None
-    return in_training.score(stage.pipeline(average), prompts, real, folder)
+    return in_training.score(stage.pipeline(average), prompts(stage), real, folder)

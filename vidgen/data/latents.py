@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def claim_cache(folder: Path, made_from: str) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".made_from-{os.getpid()}"
+    part = folder / f".made_from-{os.getpid()}-{secrets.token_hex(4)}"
     part.write_text(made_from)
     os.replace(part, note)
 

@@ -248,7 +248,7 @@ class Preparation:
         self.duplicates.add(key, shot.hashes)
         self.kept += 1
         self.clips += 1
-        if self.clips == self.clips_per_shard:
+        if self.clips >= self.clips_per_shard:
             self._close_shard()
 
     def _close_shard(self) -> None:

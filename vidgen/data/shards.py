@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 from ..errors import InputError
 
 INDEX = "index.jsonl"
+FIELDS = ("shard", "offset", "bytes", "kind", "duration_s", "height", "width", "has_audio", "captions")
+"""What every line of the index must tell."""
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
 
@@ -87,7 +89,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     """The entries of ``index.jsonl``: key, shard, offset and bytes of the media, captions and facts of each clip.
 
     Raises:
-        InputError: no index, or a damaged one.
+        InputError: no index, a damaged one, or one that names files of other folders.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -97,8 +99,13 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
-            entry["shard"], entry["offset"], entry["bytes"], entry["kind"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            missing = [field for field in FIELDS if field not in entry]
+            outside = not missing and (entry["shard"] in ("", "..") or Path(entry["shard"]).name != entry["shard"])
+        except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"{path}, line {number} is damaged: prepare the shards again") from error
+        if missing:
+            raise InputError(f"{path}, line {number} has no {missing[0]!r}: prepare the shards again")
+        if outside:
+            raise InputError(f"{path}, line {number}: {entry['shard']!r} is not the name of a shard in that folder")
         entries.append(entry)
     return entries
