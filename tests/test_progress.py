@@ -168,3 +168,15 @@ def test_a_tracker_is_opened_by_name_given_every_row_and_closed(tmp_path, monkey
         open_trackers(["wandb"], tmp_path, {}, 0)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert open_trackers(None, tmp_path, {}, 0) == []
+
+
+def test_a_run_that_goes_on_keeps_its_checkpoints_own_row_and_drops_later_ones(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for resumed_at, steps in ((0, (1, 2, 3)), (2, (3,))):
+        (tracker,) = open_trackers(["tensorboard"], tmp_path, {}, resumed_at)
+        for step in steps:
+            tracker.log({"loss": float(step + 10 * resumed_at)}, step)
+        tracker.close()
+    shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    assert [(row.step, row.value) for row in shown.Scalars("loss")] == [(1, 1.0), (2, 2.0), (3, 23.0)]

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ import pytest
 from eval import extractors, in_training
 from eval.extractors import Extractor
 from tests.test_pipeline import make_pipeline
+from vidgen.errors import InputError
 from vidgen.media import write_video
+from vidgen.validation import check_scoring
 
 
 @pytest.fixture
 def stand_ins(monkeypatch, tmp_path):
     """Features that need no fetched weights: mean colours of frames, and loudness."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
     looked_at = []
 
     def colours(clip):
@@ -44,3 +47,20 @@ def test_clips_from_the_prompts_are_held_against_as_many_real_ones(stand_ins, tm
     assert all(math.isfinite(scores[name]) for name in ("KVD", "FVD", "SoundNet_KD", "SoundNet_FD"))
     again = in_training.score(pipeline, prompts, tmp_path / "made", tmp_path / "same")
     assert again["FVD"] < 1e-6 * scores["FVD"]  # the same prompts and seeds make the same clips
+
+
+def test_what_scoring_lacks_is_told_before_training(stand_ins, monkeypatch, tmp_path):
+    real = tmp_path / "real"
+    for number in range(2):
+        with pytest.raises(InputError, match="clips"):  # none, then one
+            in_training.check(["a", "b"], real)
+        write_video(real / f"{number}.mp4", np.zeros((9, 32, 64, 3), np.uint8), None, Fraction(24))
+    stage = SimpleNamespace(validation=SimpleNamespace(captions=[["a ball", "it rolls"], [" "], []]))
+    with pytest.raises(InputError, match="two captions at least, and there is 1"):
+        check_scoring(stage, real)
+    stage.validation.captions[2] = ["a cube"]
+    check_scoring(stage, real)
+    monkeypatch.undo()
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=r"python -m eval\.fetch i3d"):
+        check_scoring(stage, real)

@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 import train
 from vidgen import cli, validation
 from vidgen.audio_sync.codec import AudioCodec
-from vidgen.config import TrainConfig
+from vidgen.caching import latent_clips
+from vidgen.config import DiTConfig, TrainConfig
 from vidgen.data.sampling import Layout
+from vidgen.data.source import Source
 from vidgen.errors import InputError
 from vidgen.loading import load_network
+from vidgen.stages import clip_spec
 from vidgen.tabletop.physics import main as simulate_scenes
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 
@@ -264,6 +267,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(monkeypatch, c
         (["vae3d", "--config", "tpy", "--data", "none", "--output", "x"], "toy"),
         (["vae3d", "--config", "toy", "--data", "nowhere", "--output", "x"], "nowhere"),
         (["dit", "--config", "toy", "--data", "nowhere", "--output", "x"], "--vae"),
+        (["dit", "--config", "toy", "--data", "x", "--output", "x", "--lora-alpha", "4"], "--lora-rank"),
         (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=vq"], "lfq, fsq and rvq"),
         (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=fsq", "levels=8;5"], "8;5"),
     ],
@@ -274,6 +278,14 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
     assert code == 2
     assert named in message
     assert not (tmp_path / "x").exists()
+
+
+def test_a_cache_of_fewer_clips_than_several_sources_have_is_refused(scenes, tmp_path):
+    alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True, wait_for_everyone=lambda: None)
+    args = SimpleNamespace(data=[Source(scenes), Source(scenes)], latents=None, output=tmp_path)
+    settings = DiTConfig(cached_clips=4, num_frames=9, height=64, width=64)
+    with pytest.raises(InputError, match=r"cached_clips=4.*whole sources of \d+ clips"):
+        latent_clips(args, settings, alone, torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), clip_spec(settings))
 
 
 class Numbers(torch.utils.data.Dataset):
