@@ -75,15 +75,15 @@ def tabletop_measure(weights: Path, blur_px: float = 0.0) -> Measure:
     return Measure("tabletop", version, partial(_observed, weights=weights, blur_px=blur_px))
 
 
-def physical_measure(weights: Path) -> Measure:
+def physical_measure(weights: Path, blur_px: float = 0.0) -> Measure:
     """Whether bodies stay themselves, stay there, and keep to the floor: see ``physical.measure``.
 
     Raises:
         InputError: the instrument's weights are missing or damaged.
     """
     load_verifier(weights)
-    version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)}"
-    return Measure("physical", version, partial(_physical, weights=weights))
+    version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)} blur {blur_px:g}"
+    return Measure("physical", version, partial(_physical, weights=weights, blur_px=blur_px))
 
 
 def subject_measure() -> Measure:
@@ -187,8 +187,8 @@ def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observat
     return tabletop.observe(load_verifier(weights), frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
 
 
-def _physical(path: Path, clip: Clip, weights: Path) -> dict[str, float | None]:
-    return physical.measure(load_verifier(weights), clip.frames, float(clip.frame_rate))
+def _physical(path: Path, clip: Clip, weights: Path, blur_px: float) -> dict[str, float | None]:
+    return physical.measure(load_verifier(weights), blurred(clip.frames, blur_px), float(clip.frame_rate))
 
 
 def _subject(path: Path, clip: Clip) -> dict[str, float | None]:

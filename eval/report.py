@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import random
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def _card(heading: str, row: dict[str, Any], folder: Path, room: float, blind: b
     if path.is_file():
         content = path.read_bytes() if path.stat().st_size * 4 / 3 <= room else None
         if content is None:
-            source = html.escape(row["file"], quote=True)
+            source = html.escape(urllib.parse.quote(row["file"]), quote=True)
         else:
             source = "data:video/mp4;base64," + base64.b64encode(content).decode()
             used = len(source)

@@ -22,6 +22,7 @@ from typing import Any
 
 from vidgen.cli import run
 from vidgen.errors import InputError
+from vidgen.loading import choose_device
 from vidgen.published_folders import is_vidgen
 
 from . import accuracy, against, report, results, tables, vbench
@@ -141,7 +142,7 @@ def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]
     """
     measures, missing = [quality_measure()], []
     if args.suite == "tabletop":
-        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier)]
+        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier, args.blur)]
     try:
         measures.append(subject_measure())
     except InputError as error:
@@ -187,7 +188,7 @@ def score_by_vbench(contender: Contender, measured: Sequence[Measured], args: ar
         info=args.prompts if official else None,
         python=vbench.given_python(args.vbench_python),
         dimensions=args.vbench_dimensions,
-        device="cuda" if args.device.startswith("cuda") else "cpu",
+        device=choose_device(args.device).type,
     )
     for clip, one in zip(contender.made, measured, strict=True):
         name = clip.path.name

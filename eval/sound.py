@@ -20,6 +20,8 @@ from .motion import require
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "sound.safetensors"
 RATE_HZ = 24000
+MIN_SAMPLE_RATE_HZ = 16000
+"""Below it materials do not differ enough."""
 WINDOW, HOP = 1024, 240
 BANDS_HZ = np.geomspace(50, 11000, 37)
 LATER = (0.03, 0.07, 0.14)
@@ -47,8 +49,8 @@ def features(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray | None:
     signal = np.atleast_2d(np.asarray(waveform, np.float64)).mean(0)
     if not np.isfinite(signal).all():
         raise InputError("the sound holds values that are not finite numbers")
-    if sample_rate_hz < 16000:
-        raise InputError(f"material is not heard at {sample_rate_hz} Hz: give 16000 or more")
+    if sample_rate_hz < MIN_SAMPLE_RATE_HZ:
+        raise InputError(f"material is not heard at {sample_rate_hz} Hz: give {MIN_SAMPLE_RATE_HZ} or more")
     if sample_rate_hz != RATE_HZ:
         signal = require("scipy.signal").resample_poly(signal, RATE_HZ, sample_rate_hz)
     if len(signal) < 2 * WINDOW or np.abs(signal).max(initial=0.0) < SILENT_PEAK:

@@ -14,7 +14,7 @@ from vidgen.errors import InputError
 from vidgen.tabletop.scene import ACTIONS, CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
 
 from .impacts import SHIFTS_S, onset_levels, pattern_offset_s, shifted
-from .sound import SILENT_PEAK
+from .sound import MIN_SAMPLE_RATE_HZ, SILENT_PEAK
 from .verifier import Seen, Verifier
 
 IN_SYNC_S = 0.080
@@ -67,7 +67,7 @@ def observe(
     """Read frames (T, H, W, 3) uint8 and a waveform (N,) or (C, N) in [-1, 1], or None without sound.
 
     Raises:
-        InputError: the sound holds values that are not finite, or its rate is too low to hear a material.
+        InputError: the sound holds values that are not finite.
         ValueError: frames of another shape or type.
     """
     seen = verifier.read(frames, float(frame_rate))
@@ -83,7 +83,8 @@ def observe(
     offsets_s = [offset_s]
     for shift_s in SHIFTS_S if len(seen.impacts_s) else ():
         offsets_s.append(_hear(waveform, sample_rate_hz, seen.impacts_s, shift_s)[2])
-    material = None if verifier.sound is None else verifier.sound.material(waveform, sample_rate_hz)
+    reader = verifier.sound if sample_rate_hz >= MIN_SAMPLE_RATE_HZ else None
+    material = None if reader is None else reader.material(waveform, sample_rate_hz)
     return Observation(seen, heard_s, peak, duration_s, levels, material, offsets_s)
 
 

@@ -140,7 +140,7 @@ def build(studio: Studio, max_duration_s: float, ideas: tuple[str, ...] = ()) ->
                     gr.Examples([[idea] for idea in ideas], [prompt], label="Ideas", api_visibility="private",
                                 elem_id="ideas")  # fmt: skip
                 files = gr.File(label="From a picture, clip or sound", file_count="multiple",
-                                file_types=["image", "video", "audio"], height=110, elem_id="files")  # fmt: skip
+                                file_types=app_form.ALL_SUFFIXES, height=110, elem_id="files")  # fmt: skip
                 note = gr.HTML(visible=False)
                 task = gr.Radio([], label="What to do with it", visible=False, elem_id="task")
                 extend_s = gr.Slider(0.2, max_duration_s, value=min(1.0, max_duration_s), step=0.1, visible=False,

@@ -1,12 +1,18 @@
 """What is filled in on the page, and the options of ``sample.py`` that it comes to."""
 
-import mimetypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
 from .generation import GenerationConfig
+from .media import CLIP_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES
+
+SUFFIXES = {"image": IMAGE_SUFFIXES, "video": CLIP_SUFFIXES, "audio": SOUND_SUFFIXES}
+ALL_SUFFIXES = sorted(IMAGE_SUFFIXES | CLIP_SUFFIXES | SOUND_SUFFIXES)
+MAX_GROWTH = 2
+"""How many times larger than the model's own a picture may be on each side: whoever sees the page may ask."""
 
 DURATION_STEP_S = 0.1
 PICTURE_TASKS = {"first": "Start with it", "last": "End with it"}
@@ -38,8 +44,9 @@ class Material:
         """
         kinds: dict[str, list[Path]] = {"image": [], "video": [], "audio": []}
         for path in map(Path, files or ()):
-            kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
-            if kind not in kinds:
+            suffix = path.suffix.lower()
+            kind = next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+            if kind is None:
                 raise InputError(f"{path.name}: only pictures, clips and sounds can be used")
             kinds[kind].append(path)
         pictures, clips, sounds = kinds.values()
@@ -104,6 +111,10 @@ class Form:
         task = self.task if self.task in material.tasks else next(iter(material.tasks), None)
         words = [f"--prompt={self.prompt or ''}", f"--negative-prompt={self.negative_prompt or ''}"]
         words += [f"--size={self.size}"] if self.size else []
+        asked = re.fullmatch(r"(\d+)\D(\d+)", (self.size or "").strip())
+        if asked and int(asked[1]) * int(asked[2]) > MAX_GROWTH**2 * own.width * own.height:
+            most = f"{MAX_GROWTH * own.width}x{MAX_GROWTH * own.height}"
+            raise InputError(f"{self.size} is too large here: a picture has at most the area of {most}")
         words += [f"--steps={self.steps}", f"--guidance={self.guidance}", f"--audio-guidance={self.audio_guidance}"]
         seed = (self.seed or "").strip()
         if seed and not seed.isdecimal():

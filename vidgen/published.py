@@ -97,6 +97,12 @@ class PublishedModel:
         self.pipeline, self.placement = pipeline, placement
         self.name = type(pipeline).__name__
         self.accepts = accepted(pipeline)
+        guiders = {part: getattr(pipeline, part, None) for part in GUIDERS.values()}
+        self.own_scales = {
+            part: getattr(guider, "guidance_scale")  # noqa: B009
+            for part, guider in guiders.items()
+            if hasattr(guider, "guidance_scale")
+        }
         if not any(name in self.accepts for name in NAMES["num_frames"]) or "prompt" not in self.accepts:
             raise InputError(f"{self.name} does not make a video from a prompt: give another --model")
 
@@ -188,6 +194,8 @@ class PublishedModel:
             else:
                 values["frame_rate"] = float(values["frame_rate"])
         values["generator"] = torch.Generator().manual_seed(seed)
+        for part, scale in self.own_scales.items():  # what an earlier clip asked for is not the model's own
+            getattr(self.pipeline, part).guidance_scale = scale
         arguments: dict[str, Any] = {}
         for name, value in values.items():
             own = self._own_name(name)
@@ -234,6 +242,8 @@ class PublishedModel:
         for name, lora in zip(names, loras, strict=True):
             if not lora.file.is_file():
                 raise InputError(f"{lora.file}: no such file")
+            if lora.file.suffix != ".safetensors":
+                raise InputError(f"{lora.file}: only safetensors are read")
             place = {"weight_name": lora.file.name, "adapter_name": name}
             try:
                 self.pipeline.load_lora_weights(str(lora.file.parent), **place)

@@ -67,6 +67,7 @@ def load_pipeline(folder: Path, dtype: Any, for_picture: bool) -> Any:
         InputError: the installed diffusers does not know it, or it is damaged.
     """
     import diffusers
+    from torch import nn
 
     from .loading import read_json
 
@@ -92,7 +93,10 @@ def load_pipeline(folder: Path, dtype: Any, for_picture: bool) -> Any:
                 can_be_told_length = any(entry.name == "num_frames" for entry in pruned.blocks.inputs)
                 pipeline = pruned if can_be_told_length else pipeline
             parts = [part for part in pipeline.pretrained_component_names if (index.get(part) or [None, None])[1]]
-            pipeline.load_components(names=parts, torch_dtype=dtype)
+            specs = {part: pipeline.get_component_spec(part).type_hint for part in parts}
+            networks = [part for part, kind in specs.items() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+            safely = dict.fromkeys(networks, True)  # else what has no safetensors would be unpickled
+            pipeline.load_components(names=parts, torch_dtype=dtype, use_safetensors=safely)
     except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
         raise InputError(f"{folder} cannot be loaded as a {name}: {first_line(error)}") from error
     for part in parts:

@@ -86,7 +86,8 @@ def find_model(name: str, folders: list[str], fits: Callable[[Path], bool]) -> P
     """
     places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
     for place in places:
-        if name and ".." not in Path(name).parts and _has_index(place) and fits(place):
+        is_inside = name and ".." not in Path(name).parts and not Path(name).is_absolute()
+        if (is_inside or place == SHIPPED_MODEL) and _has_index(place) and fits(place):
             return place
     raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
 
