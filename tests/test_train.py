@@ -31,6 +31,7 @@ from vidgen.tabletop.physics import main as simulate_scenes
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 
 ROOT = Path(__file__).parent.parent
+OWN_TEXT = ("--model", str(ROOT / "weights"), "--text", "./no/such/text")
 SMALL = ("num_frames=5", "window_frames=5", "height=32", "width=32", "model_width=32", "depth=1")
 
 
@@ -268,6 +269,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(monkeypatch, c
         (["vae3d", "--config", "toy", "--data", "nowhere", "--output", "x"], "nowhere"),
         (["dit", "--config", "toy", "--data", "nowhere", "--output", "x"], "--vae"),
         (["dit", "--config", "toy", "--data", "x", "--output", "x", "--lora-alpha", "4"], "--lora-rank"),
+        (["dit", "--config", "toy", "--data", "x", "--output", "x", *OWN_TEXT], "text encoder ./no/such/text"),
         (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=vq"], "lfq, fsq and rvq"),
         (["vae3d", "--config", "toy", "--data", "x", "--output", "x", "--set", "bottleneck=fsq", "levels=8;5"], "8;5"),
     ],
