@@ -15,7 +15,7 @@ from vidgen.media import write_video
 @pytest.fixture
 def stand_ins(monkeypatch, tmp_path):
     """Features that need no fetched weights: mean colours of frames, and loudness."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "cache"))
     looked_at = []
 
     def colours(clip):
