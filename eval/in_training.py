@@ -13,7 +13,7 @@ import torch
 from vidgen.errors import InputError
 from vidgen.files import replacing
 
-from . import motion, quality
+from . import motion
 
 BATCH = 4
 PACKAGES = ("cv2", "pyloudnorm", "scipy.signal")
@@ -34,6 +34,10 @@ def measure_sheet(sheet: Path) -> dict[str, float]:
         if clips:
             _tell(f"samples are not measured: {error}")
         return {}
+    if not clips:
+        return {}
+    from . import quality  # which reads media, as whoever wrote the clips can
+
     rows: dict[str, dict[str, float | None]] = {}
     for clip in clips:
         try:
@@ -97,7 +101,7 @@ def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> di
     """
     from vidgen.mp4 import write_video
 
-    from . import extractors
+    from . import extractors, quality
     from .distribution import METRICS, clip_files, compare, folder_features
 
     folder.mkdir(parents=True, exist_ok=True)

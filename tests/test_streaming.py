@@ -32,8 +32,8 @@ def calls(pipeline, monkeypatch):
     """What each window's denoising was given and made."""
     seen, denoise = [], pipeline.denoise
 
-    def recorded(noise, text, negative_text, sampling, video_times_s, audio_times_s, conditioning):
-        made = denoise(noise, text, negative_text, sampling, video_times_s, audio_times_s, conditioning)
+    def recorded(noise, text, negative_text, sampling, video_times_s, audio_times_s, conditioning, on_step_end=None):
+        made = denoise(noise, text, negative_text, sampling, video_times_s, audio_times_s, conditioning, on_step_end)
         seen.append({"text": text, "times": (video_times_s, audio_times_s), "given": conditioning, "made": made})
         return made
 
@@ -218,5 +218,5 @@ def test_what_is_given_does_not_go_with_a_story(folder, tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 32)).save(picture)
     story = ["--prompt", "0s: a ball", "0.2s: a cube"]
-    with pytest.raises(InputError, match="one prompt at a time"):
+    with pytest.raises(InputError, match="go with one prompt"):
         sample.main([*story, "--model", folder, "--image", str(picture), "--output", str(tmp_path)])
