@@ -24,7 +24,7 @@ SOUND = {"ltx2": 24000, "kandinsky6": 44100, "cosmos3": 16000}
 RATES = {"ltx": 25, "wan": 16, "wan22": 16, "cogvideox": 8, "mochi": 30}
 FRAMES = {"mochi": 13, "cogvideox": 8, "wan": 9, "wan22": 9, "hunyuan_video15": 13, "ltx": 13}
 """What half a second comes to, in whole latent frames of each family (CogVideoX pads to more)."""
-IN_DEFAULT_SUITE = ("ltx", "wan", "kandinsky6")
+IN_DEFAULT_SUITE = ("ltx", "wan")
 
 
 @pytest.fixture(scope="module")

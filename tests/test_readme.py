@@ -61,14 +61,13 @@ def run(command, folder):
 
 def test_the_sampling_commands_make_clips(workplace):
     made = [run(command, workplace) for command in commands("Two commands")]
-    assert len(made) == 11
+    assert len(made) == 13
     assert list(workplace.glob("outputs/*-7.mp4"))
     assert list(workplace.glob("outputs/*-7.png"))
     assert list(workplace.glob("clips/*.mp4"))
-    assert all(
-        (workplace / f"{name}.mp4").is_file() for name in ("base", "foley", "longer", "mended", "seen", "long", "story")
-    )
-    assert "--duration 4.2" in made[10]
+    names = ("base", "foley", "longer", "mended", "like", "seen", "round", "long", "story")
+    assert all((workplace / f"{name}.mp4").is_file() for name in names)
+    assert "--duration 4.2" in made[12]
 
 
 def test_the_training_commands_end_in_a_model_that_samples(workplace):

@@ -197,6 +197,7 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     assert student("bikes pass by").frames.shape == (1, 5, 32, 32, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "network", "settings", "shape"),
     [
