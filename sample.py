@@ -100,6 +100,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 def ensure_writable(folder: Path) -> None:
     """Find out before minutes of work, not after; an OSError is reported by ``vidgen.cli``."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder: --output is a folder, or a file named .mp4 in one")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

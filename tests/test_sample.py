@@ -133,6 +133,15 @@ def test_an_output_folder_that_cannot_be_made(model_folder, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_an_output_that_is_a_file_of_another_kind(tmp_path):
+    taken = tmp_path / "taken.png"
+    taken.write_bytes(b"a picture")
+    for output in (taken, taken / "a.mp4"):
+        with pytest.raises(InputError, match="is a file, not a folder"):
+            sample.main(["--prompt", "a ball", "--output", str(output)])
+    assert taken.read_bytes() == b"a picture"
+
+
 def test_damaged_model_folder(model_folder):
     path = model_folder / "generation_config.json"
     path.write_text('{"num_frames": 17, "speed": 3}')

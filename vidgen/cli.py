@@ -12,7 +12,17 @@ from .errors import InputError
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EPERM}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOENT,
+}
 
 
 def run(main: Callable[[], None]) -> None:

@@ -73,7 +73,7 @@ def opened(source: Source) -> Iterator[av.container.InputContainer]:
     except PermissionError as error:
         raise InputError(f"{name}: may not be read") from error
     except av.error.FFmpegError as error:
-        raise InputError(f"{name}: cannot be read as a video ({error.strerror or error})") from error
+        raise InputError(f"{name}: cannot be read as a video or sound ({error.strerror or error})") from error
 
 
 def name_of(source: Source) -> str:
