@@ -177,6 +177,10 @@ def test_a_run_that_goes_on_keeps_its_checkpoints_own_row_and_drops_later_ones(t
         for step in steps:
             tracker.log({"loss": float(step + 10 * resumed_at)}, step)
         tracker.close()
+        for file in (tmp_path / "tensorboard").glob(
+            "events.out.tfevents.??????????.*"
+        ):  # files are read by their second
+            file.rename(file.with_name(f"events.out.tfevents.{resumed_at + 1}.run"))
     shown = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     shown.Reload()
     assert [(row.step, row.value) for row in shown.Scalars("loss")] == [(1, 1.0), (2, 2.0), (3, 23.0)]
