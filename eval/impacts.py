@@ -64,9 +64,15 @@ def grouped(moments_s: Sequence[float], apart_s: float) -> list[list[float]]:
 
 
 def visible_groups(trajectory: Trajectory, look: Look, start_s: float, duration_s: float) -> list[list[float]]:
-    """Blows to be seen in a stretch of a scene, in seconds from its start; see ``verifier_data.visible_impacts_s``."""
+    """Blows to be seen in a stretch of a scene, in seconds from its start; see ``verifier_data.visible_impacts_s``.
+
+    A blow shows in that a body goes on otherwise than it came: a step from frame to frame before it and one after it
+    have to be in the stretch. Groups of which all blows come earlier or later are left out.
+    """
     moments = [moment - start_s for moment in visible_impacts_s(trajectory, look)]
-    return grouped([moment for moment in moments if 0 <= moment < duration_s], SEEN_APART_S)
+    last_s = duration_s - FRAME_S  # when the last frame is shown
+    groups = grouped([moment for moment in moments if 0 <= moment < duration_s], SEEN_APART_S)
+    return [group for group in groups if any(FRAME_S <= moment <= last_s - FRAME_S for moment in group)]
 
 
 def audible_groups(

@@ -1,8 +1,9 @@
 """An instrument that looks at a clip of the tabletop world and says what it shows, from pixels alone.
 
-Five small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
-2019); one says what each body looks like close up; what they find is linked over time into tracks; one reads motion
-off the tracks and one impacts; and one reads the camera's motion off the displacement of the picture's blocks.
+Six small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
+2019); one says what each body looks like close up, and one where exactly its middle is; what they find is linked over
+time into tracks; one reads motion off the tracks and one impacts; and one reads the camera's motion off the
+displacement of the picture's blocks.
 ``train_verifier`` is how they came about.
 """
 
@@ -32,11 +33,13 @@ from .networks import (
     PICTURE,
     SMALL,
     TRACK_FEATURES,
+    WIDE,
     BodyReader,
     CameraReader,
     ImpactReader,
     Locator,
     MotionReader,
+    PlaceReader,
 )
 from .sound import WEIGHTS as SOUND
 from .sound import SoundReader
@@ -46,7 +49,9 @@ SURE = 0.6
 """What the detector is never this certain of is no body."""
 GLANCES = ((0, 0, False), (3, -3, False), (-3, 0, True), (0, 3, True))
 """A body is looked at close up four times, moved by so many pixels across and down, and mirrored: the mean of what is
-said wanders less with the body's posture, and impacts are read off how it moves."""
+said wanders less with the body's posture."""
+ASIDE = ((0, 0, False), (1, 0, True))
+"""... and for its middle, at half size, twice: by one pixel to the side, so that each pixel counts in both halves."""
 Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
 """A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
 
@@ -209,11 +214,14 @@ def _extend(track: Track, frame: int, finding: Finding) -> None:
 class Verifier(nn.Module):
     """The networks together. ``Verifier.load()`` gives the trained instrument."""
 
-    def __init__(self, locator: int = 32, body: int = 48, motion: int = 48, camera: int = 32, impact: int = 48):
+    def __init__(self, locator: int = 32, body: int = 48, place: int = 24, motion: int = 48, camera: int = 32,
+                 impact: int = 48):  # fmt: skip
         super().__init__()
-        self.widths = {"locator": locator, "body": body, "motion": motion, "camera": camera, "impact": impact}
+        self.widths = {"locator": locator, "body": body, "place": place, "motion": motion, "camera": camera,
+                       "impact": impact}  # fmt: skip
         self.locator = Locator(locator)
         self.body = BodyReader(body)
+        self.place = PlaceReader(place)
         self.motion = MotionReader(motion)
         self.camera = CameraReader(camera)
         self.impact = ImpactReader(impact)
@@ -258,18 +266,14 @@ class Verifier(nn.Module):
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
             raise ValueError(f"frames must be (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")
         pictures = as_pictures(frames, float(frame_rate))
-        found, floor = self.detect(pictures)
-        tracks = link(found)
+        tracks, floor = self.tracks(pictures)
         camera = CAMERAS[self._camera(pictures)]
         count = len(tracks)
         tracks = tracks[:MAX_BODIES]
         sizes: list[str] = []
         action, direction, impacts_s = None, "", np.zeros(0)
         if tracks:
-            features = np.zeros((MAX_BODIES, TRACK_FEATURES, len(pictures)), np.float32)
-            for row, track in zip(features, tracks, strict=False):
-                row[:] = _features(track, len(pictures))
-            given = torch.from_numpy(features)[None]
+            given = torch.from_numpy(track_rows(tracks, len(pictures)))[None]
             told = {name: value[0] for name, value in self.motion(given).items()}
             action = ACTIONS[int(told["action"].argmax())]
             if action not in ("rests", "drops"):
@@ -286,6 +290,12 @@ class Verifier(nn.Module):
         return Seen(bodies, count, FLOORS[floor], camera, action, direction, impacts_s)
 
     @torch.inference_mode()
+    def tracks(self, pictures: Tensor) -> tuple[list[Track], int]:
+        """The bodies in (T, 3, 128, 128) pictures over time, the best established first, and the index of the floor."""
+        found, floor = self.detect(pictures)
+        return link(found), floor
+
+    @torch.inference_mode()
     def detect(self, pictures: Tensor, threshold: float = 0.3) -> tuple[list[list[Finding]], int]:
         """The bodies found in each of (T, 3, 128, 128) pictures, and the index of the floor of them all."""
         maps = self.locator(F.avg_pool2d(pictures, PICTURE // SMALL))
@@ -298,6 +308,7 @@ class Verifier(nn.Module):
             corners = (middles * (PICTURE / CELLS)).round().long()  # of the padded pictures
             padded = F.pad(pictures, (CROP // 2,) * 4, mode="replicate")
             places, readings = self._close_up(padded, frame.tolist(), corners)
+            places, readings["extent"] = self._middles(pictures, frame.tolist(), places)
             scores = heat[frame, row, column].tolist()
             for index, at in enumerate(frame.tolist()):
                 reading = {name: values[index] for name, values in readings.items()}
@@ -319,8 +330,25 @@ class Verifier(nn.Module):
             }  # fmt: skip
             said = {name: said[name] + told[name] / len(GLANCES) for name in said}
         readings = {name: value.numpy() for name, value in said.items()}
-        readings["extent"] = np.clip(16 * np.exp(readings["extent"]), 2, 64)
         return places.numpy() / len(GLANCES), readings
+
+    def _middles(self, pictures: Tensor, frames: list[int], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places (K, 2) and half sizes (K, 1) in pixels of bodies that were seen at ``places`` (K, 2), seen whole."""
+        padded = F.pad(pictures, (WIDE // 2 + 1,) * 4, mode="replicate")
+        near = torch.from_numpy(places).round().long().clamp(0, PICTURE)
+        middles, extents = torch.zeros(len(frames), 2), torch.zeros(len(frames), 1)
+        for across, down, mirrored in ASIDE:
+            at = near + torch.tensor([across, down])
+            pieces = torch.stack([
+                padded[index, :, y + 1 : y + 1 + WIDE, x + 1 : x + 1 + WIDE]
+                for index, (x, y) in zip(frames, at.tolist(), strict=True)
+            ])  # fmt: skip
+            pieces = F.avg_pool2d(pieces, 2)
+            told = self.place(pieces.flip(3) if mirrored else pieces)
+            shift = told[:, :2].clamp(-1.5, 1.5) * torch.tensor([-1.0 if mirrored else 1.0, 1.0])
+            middles += (at + 16 * shift) / len(ASIDE)
+            extents += told[:, 2:] / len(ASIDE)
+        return middles.numpy(), np.clip(16 * extents.exp().numpy(), 2, 64)
 
     def _camera(self, pictures: Tensor) -> int:
         """Index of the camera's motion: the mean verdict over pairs of pictures; a short clip is taken to be static."""
@@ -346,13 +374,17 @@ def as_pictures(frames: np.ndarray, frame_rate: float) -> Tensor:
     return pictures
 
 
-def _features(track: Track, num_frames: int) -> np.ndarray:
-    readings = track.readings
-    return track_features(
-        track.frames,
-        np.stack(track.places),
-        np.concatenate([reading["extent"] for reading in readings]),
-        np.broadcast_to(track.likelihoods("shape"), (len(readings), len(SHAPES))),
-        np.concatenate([reading["upright"] for reading in readings]),
-        num_frames,
-    )
+def track_rows(tracks: list[Track], num_frames: int) -> np.ndarray:
+    """(MAX_BODIES, TRACK_FEATURES, T) of the first tracks, zero where there is none; see ``track_features``."""
+    rows = np.zeros((MAX_BODIES, TRACK_FEATURES, num_frames), np.float32)
+    for row, track in zip(rows, tracks, strict=False):
+        readings = track.readings
+        row[:] = track_features(
+            track.frames,
+            np.stack(track.places),
+            np.concatenate([reading["extent"] for reading in readings]),
+            np.broadcast_to(track.likelihoods("shape"), (len(readings), len(SHAPES))),
+            np.concatenate([reading["upright"] for reading in readings]),
+            num_frames,
+        )
+    return rows

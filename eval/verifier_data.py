@@ -26,12 +26,16 @@ from vidgen.tabletop.scene import (
 )
 from vidgen.tabletop.staging import DENSITY_KG_M3
 
-from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES
+from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES, WIDE
 from .verifier import track_features
 
 RENDERED_AT_ONCE = 256
 VISIBLE_M_S = {True: 0.6, False: 0.25}
 """Impacts that change a body's speed by less are not asked to be seen; on the floor, and between bodies."""
+SHOTS, SHOT_RATE_HZ, WIDE_AT_ONCE = 16, 8, 64
+WEAK = 0.3
+"""Blows of less than this share of ``VISIBLE_M_S`` are none to the network that tells impacts; of more, up to what is
+asked for, either answer is right."""
 JITTER = 4
 """Pixels by which a body's centre may be missed when it is cut out."""
 TOLD = ("x", "y", "half_size", "upright", "colour", "shape", "material")
@@ -69,18 +73,29 @@ def blows(trajectory: Trajectory, contact: Contact) -> dict[int, float]:
 
 
 def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
-    """Moments of the impacts that change a speed visibly, of bodies whose middle is in the picture."""
-    moments, struck = [], []
+    """Moments of the impacts that visibly change the speed of a body whose middle is in the picture."""
+    moments = []
     for contact in trajectory.contacts:
-        blow = blows(trajectory, contact)
-        if max(blow.values()) >= 1:
+        places = projected(trajectory, look, np.array([contact.time_s]))[0][0]
+        if max(blows_in_picture(trajectory, contact, places).values()) >= 1:
             moments.append(contact.time_s)
-            struck.append(list(blow))
-    if not moments:
-        return []
-    places = projected(trajectory, look, np.array(moments))[0]
+    return moments
+
+
+def blows_in_picture(trajectory: Trajectory, contact: Contact, places: np.ndarray) -> dict[int, float]:
+    """``blows``, but less than 1 (not asked to be seen) of bodies whose place, of (N, 2), is out of the picture."""
     inside = np.all((places > 0) & (places < PICTURE), axis=-1)
-    return [moment for moment, row, bodies in zip(moments, inside, struck, strict=True) if row[bodies].any()]
+    struck = blows(trajectory, contact).items()
+    return {body: strength if inside[body] else min(strength, 0.99) for body, strength in struck}
+
+
+def mark_blow(impacts: np.ndarray, weights: np.ndarray, at: float, strength: float) -> None:
+    """Enter a blow at frame ``at`` into the row of a body's track: impacts (T,), 0 to 1, and how much that matters."""
+    from_it = np.abs(np.arange(len(impacts)) - at)
+    if strength >= 1:
+        impacts[:] = np.maximum(impacts, np.exp(-(from_it**2) / (2 * 0.7**2)))
+    elif strength >= WEAK:
+        weights[from_it < 1.6] = 0.0
 
 
 def _volume_m3(body: Body) -> float:
@@ -147,6 +162,37 @@ def make_pairs(trajectories: list[Trajectory], count: int, seed: int) -> dict[st
         "pieces": np.stack(pieces),
         "told": np.array(told, np.float32),
     }
+
+
+def make_wide(trajectories: list[Trajectory], count: int, seed: int) -> dict[str, np.ndarray]:
+    """What ``PlaceReader`` learns from: the bodies of ``count`` scenes, at ``SHOTS`` moments each.
+
+    Returns:
+        pieces: (C, 48, 48, 3) uint8, drawn at half size, each around a body to the nearest pixel of these.
+        told: (C, 3) float32: the body's (x, y) from the middle of the piece, and half its size, in pixels of 128.
+    """
+    rng = np.random.default_rng(seed)
+    reach = WIDE // 4 + JITTER
+    pieces, told = [], []
+    order = sorted(rng.integers(len(trajectories), size=count).tolist(), key=lambda i: len(trajectories[i].bodies))
+    for first in range(0, count, WIDE_AT_ONCE):
+        chosen = [trajectories[i] for i in order[first : first + WIDE_AT_ONCE]]
+        looks = [sample_look(rng, trajectory, "any") for trajectory in chosen]
+        starts_s = [float(rng.uniform(0, 1 / SHOT_RATE_HZ)) for _ in chosen]
+        pictures = render(
+            chosen, looks, num_frames=SHOTS, height=SMALL, width=SMALL, frame_rate=SHOT_RATE_HZ, start_times_s=starts_s,
+            compiled=False,
+        ).numpy()  # fmt: skip
+        padded = np.pad(pictures, ((0, 0), (0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        for row, (trajectory, look, at_s) in enumerate(zip(chosen, looks, starts_s, strict=True)):
+            places, half_sizes, _ = projected(trajectory, look, at_s + np.arange(SHOTS) / SHOT_RATE_HZ)
+            for shot, body in np.ndindex(half_sizes.shape):
+                x, y = places[shot, body]
+                if 0 < x < PICTURE and 0 < y < PICTURE:
+                    column, line = round(x / 2), round(y / 2)
+                    pieces.append(padded[row, shot, line : line + 2 * reach, column : column + 2 * reach].copy())
+                    told.append([x - 2 * column, y - 2 * line, half_sizes[shot, body]])
+    return {"pieces": np.stack(pieces), "told": np.array(told, np.float32)}
 
 
 def worn(pictures: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
@@ -228,14 +274,10 @@ def make_tracks(trajectories: list[Trajectory], count: int, num_frames: int, see
                 num_frames,
             )  # fmt: skip
         for contact in trajectory.contacts:
-            from_it = np.abs(frames - contact.time_s * FRAME_RATE_HZ)
-            at = places[from_it.argmin()]
-            for body, strength in blows(trajectory, contact).items():
-                row = rows[body]
-                if strength >= 1 and ((at[body] > 0) & (at[body] < PICTURE)).all():
-                    impacts[clip, row] = np.maximum(impacts[clip, row], np.exp(-(from_it**2) / (2 * 0.7**2)))
-                elif strength >= 0.3:
-                    weights[clip, row, from_it < 1.6] = 0.0
+            at = contact.time_s * FRAME_RATE_HZ
+            then = places[min(round(at), num_frames - 1)]
+            for body, strength in blows_in_picture(trajectory, contact, then).items():
+                mark_blow(impacts[clip, rows[body]], weights[clip, rows[body]], at, strength)
         weights[clip] = np.maximum(weights[clip], impacts[clip])
         truth = attributes(trajectory, look)
         action[clip], main[clip] = ACTIONS.index(truth["action"]), rows[0]
