@@ -4,7 +4,8 @@ The instrument learns from them where bodies really are and when they are struck
 have (``eval.train_verifier``); on others its accuracy is measured (``eval.accuracy``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,59 +15,55 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidgen.clip import ClipSpec
-from vidgen.files import replacing
 from vidgen.media import read_clip, write_video
 from vidgen.tabletop.captions import sample_look
 from vidgen.tabletop.scene import Look, Trajectory
 from vidgen.tabletop.source import TabletopClips
 
 from .networks import FRAME_RATE_HZ, MAX_BODIES
-from .verifier import Track, Verifier, as_pictures, track_rows
+from .tracks import Track, link, track_rows
+from .verifier import Verifier
 from .verifier_data import blows_in_picture, mark_blow, projected
+from .workers import spread
 
 FILMED_AT_ONCE = 32
 
 
 class Film(NamedTuple):
-    index: int
     trajectory: Trajectory
     look: Look
+    truth: dict
+    """As ``TabletopClips`` tells it."""
     path: Path
 
 
-def film(
-    trajectories: Sequence[Trajectory], seed: int, folder: Path, indices: Sequence[int] | None = None
-) -> Iterator[Film]:
-    """Films ``0000.mp4``, … of the scenes with looks drawn by ``TabletopClips``; those in ``folder`` are not made anew.
+def film(trajectories: Sequence[Trajectory], seed: int, folder: Path, workers: int = 1) -> list[Film]:
+    """Films ``0000.mp4``, … of the scenes, with looks and moments drawn by ``TabletopClips``.
 
-    Args:
-        indices: of the scenes to film; None: all.
+    Those that are in the folder are not made anew, so it must not be that of other scenes or of another seed.
     """
-    spec = ClipSpec()
-    clips = TabletopClips(trajectories, spec, "any", seed)
     folder.mkdir(parents=True, exist_ok=True)
-    listed = list(range(len(clips))) if indices is None else list(indices)
-    for start in range(0, len(listed), FILMED_AT_ONCE):
-        batch = listed[start : start + FILMED_AT_ONCE]
-        missing = [index for index in batch if not _path(folder, index).exists()]
-        if missing:
-            made = clips[[(index, 0) for index in missing]]
-            for index, frames, waveform in zip(missing, made["video"].numpy(), made["audio"].numpy(), strict=True):
-                with replacing(_path(folder, index)) as temporary:
-                    write_video(temporary, frames, waveform, spec.frame_rate, spec.sample_rate_hz)
-        for index in batch:
-            look = sample_look(np.random.default_rng((seed, index, 0)), trajectories[index], "any")
-            yield Film(index, trajectories[index], look, _path(folder, index))
+    missing = [index for index in range(len(trajectories)) if not _path(folder, index).exists()]
+    batches = [missing[start : start + FILMED_AT_ONCE] for start in range(0, len(missing), FILMED_AT_ONCE)]
+    for _ in spread(partial(_shoot, trajectories, seed, folder), batches, workers, "filmed", len):
+        pass
+    told = TabletopClips(trajectories, ClipSpec(), "any", seed, with_video=False, with_audio=False)
+    films = []
+    for index, trajectory in enumerate(trajectories):
+        look = sample_look(np.random.default_rng((seed, index, 0)), trajectory, "any")
+        films.append(Film(trajectory, look, told[index]["truth"][0], _path(folder, index)))
+    return films
+
+
+def _shoot(trajectories: Sequence[Trajectory], seed: int, folder: Path, indices: Sequence[int]) -> None:
+    spec = ClipSpec()
+    made = TabletopClips(trajectories, spec, "any", seed)[[(index, 0) for index in indices]]
+    for index, frames, waveform in zip(indices, made["video"].numpy(), made["audio"].numpy(), strict=True):
+        write_video(_path(folder, index), frames, waveform, spec.frame_rate, spec.sample_rate_hz)
 
 
 def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:04}.mp4"
-
-
-def pictures_of(filmed: Film) -> Tensor:
-    """(T, 3, 128, 128) in [0, 1]."""
-    clip = read_clip(filmed.path, with_sound=False)
-    return as_pictures(clip.frames, float(clip.frame_rate))
 
 
 def read_tracks(verifier: Verifier, films: Sequence[Film]) -> dict[str, Tensor]:
@@ -77,22 +74,23 @@ def read_tracks(verifier: Verifier, films: Sequence[Film]) -> dict[str, Tensor]:
     """
     rows = []
     for filmed in tqdm(films, desc="tracks", disable=None):
-        pictures = pictures_of(filmed)
-        tracks = verifier.tracks(pictures)[0][:MAX_BODIES]
-        labels = struck(filmed.trajectory, filmed.look, tracks, len(pictures))
-        rows.append((track_rows(tracks, len(pictures)), *labels))
+        clip = read_clip(filmed.path, with_sound=False)
+        findings = verifier.find(clip.frames, float(clip.frame_rate)).findings
+        tracks = link(findings)[:MAX_BODIES]
+        rows.append((track_rows(tracks, len(findings)), *struck(filmed, tracks, len(findings))))
     names = ("features", "impacts", "weights")
     return {name: torch.from_numpy(np.stack(part)) for name, part in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def struck(trajectory: Trajectory, look: Look, tracks: Sequence[Track], num_frames: int) -> tuple[np.ndarray, ...]:
+def struck(filmed: Film, tracks: Sequence[Track], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """``impacts`` and ``weights`` (3, T) of tracks: a blow belongs to the track that is nearest to the body then."""
     impacts = np.zeros((MAX_BODIES, num_frames), np.float32)
     weights = np.ones_like(impacts)
-    for contact in trajectory.contacts:
-        at = contact.time_s * FRAME_RATE_HZ
-        places, half_sizes, _ = (part[0] for part in projected(trajectory, look, np.array([contact.time_s])))
-        for body, strength in blows_in_picture(trajectory, contact, places).items():
+    for contact in filmed.trajectory.contacts:
+        at = (contact.time_s - filmed.truth["start_s"]) * FRAME_RATE_HZ
+        there = projected(filmed.trajectory, filmed.look, np.array([contact.time_s]))
+        places, half_sizes = there[0][0], there[1][0]
+        for body, strength in blows_in_picture(filmed.trajectory, contact, places).items():
             apart, row = min(
                 ((_apart(track, at, places[body]), row) for row, track in enumerate(tracks)), default=(np.inf, 0)
             )

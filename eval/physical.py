@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from .networks import PICTURE
-from .verifier import SURE, Finding, Track, Verifier, as_pictures, link
+from .tracks import SURE, Finding, Track, link
+from .verifier import Found, Verifier
 
 WINDOW = 6
 """Frames that a body's looks are averaged over."""
@@ -40,11 +41,11 @@ class _Path:
         return self.first + len(self.places) - 1
 
 
-def measure(verifier: Verifier, frames: np.ndarray, frame_rate: float) -> dict[str, float | None]:
+def measure(verifier: Verifier, found: Found) -> dict[str, float | None]:
     """The figures of one clip, each the worst of its bodies. None where there is nothing to judge it by.
 
     Args:
-        frames: (T, H, W, 3) uint8.
+        found: in the clip, by ``Verifier.find``.
 
     Returns:
         colour_drift: greatest Hellinger distance, 0 to 1, of a body's colour over six frames from that of its first
@@ -61,17 +62,12 @@ def measure(verifier: Verifier, frames: np.ndarray, frame_rate: float) -> dict[s
             camera moves, or nothing touches down.
         overlap: share of the sum of two half sizes by which bodies that stand equally far away reach into each other.
             None for fewer than two bodies.
-
-    Raises:
-        ValueError: frames of another shape or type.
     """
-    seen = verifier.read(frames, frame_rate)
-    found, _ = verifier.detect(as_pictures(frames, float(frame_rate)))
-    return figures(found, seen.camera == "static")
+    return figures(found.findings, verifier.camera_motion(found.pictures) == "static")
 
 
 def figures(found: list[list[Finding]], camera_static: bool) -> dict[str, float | None]:
-    """``measure``, from what ``Verifier.detect`` found in each of T frames."""
+    """``measure``, from the findings in each of T frames."""
     tracks = link(found)
     paths = [_path(track) for track in tracks]
     long = [track for track in tracks if len(track.frames) >= 2 * WINDOW]

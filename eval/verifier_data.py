@@ -27,7 +27,7 @@ from vidgen.tabletop.scene import (
 from vidgen.tabletop.staging import DENSITY_KG_M3
 
 from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES, WIDE
-from .verifier import track_features
+from .tracks import track_features
 
 RENDERED_AT_ONCE = 256
 VISIBLE_M_S = {True: 0.6, False: 0.25}

@@ -10,8 +10,9 @@ import torch
 from eval.controls import moved_sounds, shuffled_prompts
 from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
 from eval.tabletop import Observation, compare, observe, summarise, table
+from eval.tracks import link, track_features
 from eval.train_verifier import body_loss, map_loss
-from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, link, track_features
+from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s
 from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
