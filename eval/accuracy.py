@@ -50,7 +50,7 @@ def measure(
         impacts: ``seen`` and ``heard``: how many there were to tell (asked), the share ``found``, of all that were told
             the share that is ``true``, and median_s and p95_s of the error; within a frame and within 5 ms.
     """
-    films = film(trajectories, seed, folder, workers)
+    films = film(trajectories, len(trajectories), folder, seed, workers)
     measured = measure_files([filmed.path for filmed in films], [tabletop_measure(Sight(weights))], workers)
     observed = [observation(one.values["tabletop"]) for one in measured]
     scores = [compare(*pair) for pair in zip(observed, (filmed.truth for filmed in films), strict=True)]

@@ -4,6 +4,8 @@ The instrument learns from them where bodies really are and when they are struck
 have (``eval.train_verifier``); on others its accuracy is measured (``eval.accuracy``).
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidgen.clip import ClipSpec
-from vidgen.media import read_clip, write_video
+from vidgen.errors import InputError
+from vidgen.media import read_clip, read_metadata, write_video
 from vidgen.tabletop.captions import sample_look
 from vidgen.tabletop.scene import Look, Trajectory
 from vidgen.tabletop.source import TabletopClips
@@ -32,38 +35,54 @@ FILMED_AT_ONCE = 32
 class Film(NamedTuple):
     trajectory: Trajectory
     look: Look
+    caption: str
     truth: dict
     """As ``TabletopClips`` tells it."""
     path: Path
 
 
-def film(trajectories: Sequence[Trajectory], seed: int, folder: Path, workers: int = 1) -> list[Film]:
-    """Films ``0000.mp4``, … of the scenes, with looks and moments drawn by ``TabletopClips``.
+def film(trajectories: Sequence[Trajectory], count: int, folder: Path, seed: int, workers: int = 1) -> list[Film]:
+    """``count`` clips of the scenes as mp4 files, with looks drawn anew, each with the truth about it in its tags.
 
-    Those that are in the folder are not made anew, so it must not be that of other scenes or of another seed.
+    Raises:
+        InputError: there are no scenes, or the folder holds clips of others.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [index for index in range(len(trajectories)) if not _path(folder, index).exists()]
+    order = np.random.default_rng(seed).permutation(len(trajectories)).tolist()
+    keys = [(order[index % len(order)], index // len(order)) for index in range(count)] if order else []
+    paths = [folder / f"real-{index:04d}.mp4" for index in range(count)]
+    missing = [pair for pair in zip(keys, paths, strict=True) if not pair[1].exists()]
     batches = [missing[start : start + FILMED_AT_ONCE] for start in range(0, len(missing), FILMED_AT_ONCE)]
-    for _ in spread(partial(_shoot, trajectories, seed, folder), batches, workers, "filmed", len):
+    source = f"{_sha256(trajectories)} {seed}"
+    for _ in spread(partial(_shoot, trajectories, seed, source), batches, workers, "filmed", len):
         pass
-    told = TabletopClips(trajectories, ClipSpec(), "any", seed, with_video=False, with_audio=False)
     films = []
-    for index, trajectory in enumerate(trajectories):
-        look = sample_look(np.random.default_rng((seed, index, 0)), trajectory, "any")
-        films.append(Film(trajectory, look, told[index]["truth"][0], _path(folder, index)))
+    for (index, draw), path in zip(keys, paths, strict=True):
+        tags = read_metadata(path)
+        if tags.get("source") != source:
+            raise InputError(f"{path} shows other scenes: give another folder")
+        look = sample_look(np.random.default_rng((seed, index, draw)), trajectories[index], "any")
+        films.append(Film(trajectories[index], look, tags["prompt"], json.loads(tags["truth"]), path))
     return films
 
 
-def _shoot(trajectories: Sequence[Trajectory], seed: int, folder: Path, indices: Sequence[int]) -> None:
+def _shoot(
+    trajectories: Sequence[Trajectory], seed: int, source: str, wanted: Sequence[tuple[tuple[int, int], Path]]
+) -> None:
     spec = ClipSpec()
-    made = TabletopClips(trajectories, spec, "any", seed)[[(index, 0) for index in indices]]
-    for index, frames, waveform in zip(indices, made["video"].numpy(), made["audio"].numpy(), strict=True):
-        write_video(_path(folder, index), frames, waveform, spec.frame_rate, spec.sample_rate_hz)
+    made = TabletopClips(trajectories, spec, "any", seed)[[key for key, _ in wanted]]
+    for (_, path), frames, waveform, wordings, truth in zip(
+        wanted, made["video"].numpy(), made["audio"].numpy(), made["captions"], made["truth"], strict=True
+    ):
+        tags = {"prompt": wordings[0], "source": source, "truth": json.dumps(truth)}
+        write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
 
 
-def _path(folder: Path, index: int) -> Path:
-    return folder / f"{index:04}.mp4"
+def _sha256(trajectories: Sequence[Trajectory]) -> str:
+    digest = hashlib.sha256()
+    for trajectory in trajectories:
+        digest.update(repr((trajectory.bodies, trajectory.floor, trajectory.action)).encode())
+        digest.update(np.ascontiguousarray(trajectory.positions_m).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_tracks(verifier: Verifier, films: Sequence[Film]) -> dict[str, Tensor]:

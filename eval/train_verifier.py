@@ -269,9 +269,7 @@ def main() -> None:
         fit("body", verifier.body, 5 * len(pairs["pieces"]), 3e-3, losses)
     if "place" in parts:
         wide = make_wide(trajectories, args.wide, args.seed)
-        fit(
-            "place", verifier.place, 3 * len(wide["pieces"]), 4e-3, place_losses(verifier.place, wide, BATCH, args.seed)
-        )
+        fit("place", verifier.place, 96000, 4e-3, place_losses(verifier.place, wide, BATCH, args.seed))
     if set(parts) & {"motion", "impact"}:
         tracks = make_tracks(trajectories, args.tracks, 49, args.seed)
     if "motion" in parts:
@@ -287,8 +285,8 @@ def filmed_tracks(
 ) -> dict[str, Tensor]:
     """``films.read_tracks`` of the scenes, whose films are kept in ``folder`` and taken from there."""
     with TemporaryDirectory() as temporary:
-        films = film(trajectories, seed, Path(temporary) if folder is None else folder / f"films-{seed}")
-        return read_tracks(verifier, films)
+        kept = Path(temporary) if folder is None else folder / f"films-{seed}"
+        return read_tracks(verifier, film(trajectories, len(trajectories), kept, seed))
 
 
 def cached_pairs(trajectories: list[Trajectory], count: int, seed: int, folder: Path | None) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from eval.train_verifier import impact_losses, place_loss, place_losses
 from eval.verifier import WEIGHTS, Verifier
 from eval.verifier_data import JITTER, SHOTS, make_wide, projected
 from tests.test_eval import scene
+from vidgen.errors import InputError
 from vidgen.media import Clip, read_clip
 from vidgen.tabletop.captions import sample_look
 from vidgen.tabletop.render import render
@@ -35,8 +37,9 @@ def bouncing(bounce_s: float = 1.0):
 
 def test_films_are_made_once_and_tell_the_truth(tmp_path, monkeypatch):
     scenes = [bouncing(), scene(shape="cube")]
-    made = film(scenes, 4, tmp_path)
-    assert [one.path.name for one in made] == ["0000.mp4", "0001.mp4"]
+    made = film(scenes, 2, tmp_path, 4)
+    assert [one.path.name for one in made] == ["real-0000.mp4", "real-0001.mp4"]
+    made.sort(key=lambda one: -len(one.truth["events"]))
     assert made[0].look == sample_look(np.random.default_rng((4, 0, 0)), scenes[0], "any")
     assert [event["time_s"] for event in made[0].truth["events"]] == [1.0]
     assert read_clip(made[1].path).frames.shape == (49, 128, 128, 3)
@@ -45,9 +48,11 @@ def test_films_are_made_once_and_tell_the_truth(tmp_path, monkeypatch):
     written = []
     write = films.write_video
     monkeypatch.setattr(films, "write_video", lambda path, *rest: written.append(path.name) or write(path, *rest))
-    film(scenes, 4, tmp_path)
-    assert written == ["0001.mp4"]
+    film(scenes, 2, tmp_path, 4)
+    assert written == [made[1].path.name]
     assert made[0].path.read_bytes() == content
+    with pytest.raises(InputError, match="other scenes"):
+        film(scenes, 2, tmp_path, 5)
 
     tracks = read_tracks(Verifier.load(), made)
     assert tracks["features"].shape == (2, MAX_BODIES, TRACK_FEATURES, 49)
@@ -60,7 +65,7 @@ def test_films_are_made_once_and_tell_the_truth(tmp_path, monkeypatch):
 
 def test_a_blow_goes_to_the_track_that_is_there():
     trajectory, look = bouncing(), Look(("red",))
-    filmed = films.Film(trajectory, look, {"start_s": 0.5}, None)
+    filmed = films.Film(trajectory, look, "", {"start_s": 0.5}, Path())
     places = projected(trajectory, look, 0.5 + np.arange(37) / 24)[0][:, 0]
     follows = Track(list(range(37)), list(places), [0.9] * 37, [{}] * 37)
     elsewhere = Track(list(range(37)), list(places + 40), [0.9] * 37, [{}] * 37)
