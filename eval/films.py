@@ -26,7 +26,7 @@ from vidgen.tabletop.source import TabletopClips
 from .networks import FRAME_RATE_HZ, MAX_BODIES
 from .tracks import Track, link, track_rows
 from .verifier import Verifier
-from .verifier_data import blows_in_picture, mark_blow, projected
+from .verifier_data import mark_blow, projected, visible_blows
 from .workers import spread
 
 FILMED_AT_ONCE = 32
@@ -105,15 +105,15 @@ def struck(filmed: Film, tracks: Sequence[Track], num_frames: int) -> tuple[np.n
     """``impacts`` and ``weights`` (3, T) of tracks: a blow belongs to the track that is nearest to the body then."""
     impacts = np.zeros((MAX_BODIES, num_frames), np.float32)
     weights = np.ones_like(impacts)
+    start_s = filmed.truth["start_s"]
+    path, half_sizes, _ = projected(filmed.trajectory, filmed.look, start_s + np.arange(num_frames) / FRAME_RATE_HZ)
     for contact in filmed.trajectory.contacts:
-        at = (contact.time_s - filmed.truth["start_s"]) * FRAME_RATE_HZ
-        there = projected(filmed.trajectory, filmed.look, np.array([contact.time_s]))
-        places, half_sizes = there[0][0], there[1][0]
-        for body, strength in blows_in_picture(filmed.trajectory, contact, places).items():
-            apart, row = min(
-                ((_apart(track, at, places[body]), row) for row, track in enumerate(tracks)), default=(np.inf, 0)
-            )
-            if apart <= half_sizes[body]:
+        at = (contact.time_s - start_s) * FRAME_RATE_HZ
+        frame = int(np.clip(round(at), 0, num_frames - 1))
+        for body, strength in visible_blows(filmed.trajectory, contact, path, at).items():
+            distances = [_apart(track, at, path[frame, body]) for track in tracks]
+            if distances and min(distances) <= half_sizes[frame, body]:
+                row = int(np.argmin(distances))
                 mark_blow(impacts[row], weights[row], at, strength)
     return impacts, np.maximum(weights, impacts)
 

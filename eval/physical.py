@@ -1,7 +1,7 @@
 """Does a clip keep to what bodies do? From the tracks of the tabletop instrument, whatever the prompt asked for.
 
 Each figure is near 0 on the generator's own clips and grows with the fault that it is named after. They are read off
-one picture plane: a body that comes nearer and one that sinks look alike for a while, so small values mean nothing.
+one picture plane, so small values mean little.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ STILL = 0.06
 """A body that rises or falls by less than this many half sizes a frame, for three frames, is carried."""
 FALL = 0.25
 """One that gets lower by more than this many half sizes a frame falls."""
+HORIZON_PX = 33.0
+"""Row of the horizon under the tabletop's static camera: what stands on the floor is as far below it as it is large."""
 PROMINENCE = 0.35
 """A rise or fall by less than this many half sizes is no bounce."""
 
@@ -58,8 +60,8 @@ def measure(verifier: Verifier, found: Found) -> dict[str, float | None]:
         jerk: change of the step from frame to frame over the steps themselves; about 1.7 for places in random order.
         bounce_gain: by how many of its half sizes a body rises higher than it fell from, after touching down away from
             other bodies. None if no bounce is seen.
-        sinking: by how many half sizes a body gets lower than where it first touched down or rested. None where the
-            camera moves, or nothing touches down.
+        sinking: by how many half sizes a body gets lower than where it first touched down or rested, beyond what its
+            growing in the picture explains. None where the camera moves, or nothing touches down.
         overlap: share of the sum of two half sizes by which bodies that stand equally far away reach into each other.
             None for fewer than two bodies.
     """
@@ -185,7 +187,11 @@ def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | Non
     # Between two frames a bounce gets lower than in either, so the lowest of them is the ground. Sunk is what ends
     # lower, not what was misread in one frame.
     level = min(height[ground], *(-path.places[lows, 1] / half_size)) if lows else height[ground]
-    return gain, float(max(0.0, level - np.median(height[-WINDOW:])))
+    # What comes nearer on the floor gets lower, too, but larger by the same factor, counted from the horizon.
+    nearer = np.median(path.half_sizes[-WINDOW:]) / np.median(path.half_sizes[max(0, ground - 2) : ground + 3])
+    below_horizon = max(0.0, -level - HORIZON_PX / half_size)
+    expected = below_horizon * max(0.0, float(nearer) - 1)
+    return gain, float(max(0.0, level - np.median(height[-WINDOW:]) - expected))
 
 
 def _turns(height: np.ndarray) -> list[tuple[int, int]]:

@@ -32,6 +32,8 @@ from .tracks import track_features
 RENDERED_AT_ONCE = 256
 VISIBLE_M_S = {True: 0.6, False: 0.25}
 """Impacts that change a body's speed by less are not asked to be seen; on the floor, and between bodies."""
+TURN_PX = 1.0
+"""... nor those after which a body goes on as it came but for less than this, in pixels of 128 a frame."""
 SHOTS, SHOT_RATE_HZ, WIDE_AT_ONCE = 16, 8, 64
 WEAK = 0.3
 """Blows of less than this share of ``VISIBLE_M_S`` are none to the network that tells impacts; of more, up to what is
@@ -72,21 +74,35 @@ def blows(trajectory: Trajectory, contact: Contact) -> dict[int, float]:
     return struck
 
 
-def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
-    """Moments of the impacts that visibly change the speed of a body whose middle is in the picture."""
-    moments = []
-    for contact in trajectory.contacts:
-        places = projected(trajectory, look, np.array([contact.time_s]))[0][0]
-        if max(blows_in_picture(trajectory, contact, places).values()) >= 1:
-            moments.append(contact.time_s)
-    return moments
+def visible_blows(trajectory: Trajectory, contact: Contact, path: np.ndarray, at: float) -> dict[int, float]:
+    """``blows``, but less than 1, which is not asked to be seen, of bodies out of the picture or without a turn.
 
+    A body turns if its step from frame to frame after the blow is another one than before it, by ``TURN_PX`` or more:
+    of a bounce that gravity undoes within a frame, or of one that tips a body over its edge, the picture shows nothing.
 
-def blows_in_picture(trajectory: Trajectory, contact: Contact, places: np.ndarray) -> dict[int, float]:
-    """``blows``, but less than 1 (not asked to be seen) of bodies whose place, of (N, 2), is out of the picture."""
-    inside = np.all((places > 0) & (places < PICTURE), axis=-1)
+    Args:
+        path: (F, N, 2) pixels: where the N bodies are in each frame.
+        at: the blow's place between the frames.
+    """
+    frame = int(np.floor(at))
+    if not 1 <= frame < len(path) - 2:  # no step before it, or none after it
+        return {body: min(strength, 0.99) for body, strength in blows(trajectory, contact).items()}
+    steps = np.diff(path[frame - 1 : frame + 3], axis=0)  # before, across, after
+    turns = np.linalg.norm(steps[2] - steps[0], axis=-1) >= TURN_PX
+    here = path[frame] + (at - frame) * steps[1]
+    shown = turns & np.all((here > 0) & (here < PICTURE), axis=-1)
     struck = blows(trajectory, contact).items()
-    return {body: strength if inside[body] else min(strength, 0.99) for body, strength in struck}
+    return {body: strength if shown[body] else min(strength, 0.99) for body, strength in struck}
+
+
+def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
+    """Moments of the impacts that can be seen, see ``visible_blows``."""
+    path = projected(trajectory, look, np.arange(len(trajectory.positions_m)) / FRAME_RATE_HZ)[0]
+    return [
+        contact.time_s
+        for contact in trajectory.contacts
+        if max(visible_blows(trajectory, contact, path, contact.time_s * FRAME_RATE_HZ).values()) >= 1
+    ]
 
 
 def mark_blow(impacts: np.ndarray, weights: np.ndarray, at: float, strength: float) -> None:
@@ -275,8 +291,7 @@ def make_tracks(trajectories: list[Trajectory], count: int, num_frames: int, see
             )  # fmt: skip
         for contact in trajectory.contacts:
             at = contact.time_s * FRAME_RATE_HZ
-            then = places[min(round(at), num_frames - 1)]
-            for body, strength in blows_in_picture(trajectory, contact, then).items():
+            for body, strength in visible_blows(trajectory, contact, places, at).items():
                 mark_blow(impacts[clip, rows[body]], weights[clip, rows[body]], at, strength)
         weights[clip] = np.maximum(weights[clip], impacts[clip])
         truth = attributes(trajectory, look)

@@ -25,7 +25,7 @@ from eval.impacts import (
     visible_groups,
 )
 from eval.networks import PICTURE, TRACK_FEATURES, ImpactReader
-from eval.physical import figures, measure
+from eval.physical import HORIZON_PX, figures, measure
 from eval.sound import FEATURES, SoundReader, features, fit
 from eval.sound import WEIGHTS as SOUND_WEIGHTS
 from eval.tabletop import observe, summarise, table
@@ -33,11 +33,11 @@ from eval.train_sound import confusion, hear, worn
 from eval.train_verifier import impact_loss
 from eval.verifier import WEIGHTS, Seen, Verifier, weights_sha256
 from eval.verifier_data import blows, make_tracks
-from tests.test_eval import ASKED, finding, scene
+from tests.test_eval import ASKED, bounced, finding, scene
 from tests.test_onsets import bouncing
 from vidgen.errors import InputError
 from vidgen.tabletop.captions import SYNONYMS
-from vidgen.tabletop.render import render
+from vidgen.tabletop.render import camera_path, render
 from vidgen.tabletop.scene import COLOURS, FLOORS, MATERIALS, Body, Contact, Look, is_held_out
 from vidgen.tabletop.sound import synthesise
 
@@ -61,22 +61,25 @@ def test_blows_in_quick_succession_are_one_event():
 
 
 def test_impacts_to_be_seen_change_a_speed_and_lie_in_the_picture():
-    contacts = [Contact(at_s, 0, -1, speed * MASS_KG) for at_s, speed in ((0.2, 1.0), (0.25, 0.9), (0.6, 0.1))]
-    trajectory = scene(x=(0, 0.2), contacts=contacts)
+    contacts = [
+        Contact(at_s, 0, -1, speed * MASS_KG) for at_s, speed in ((0.2, 1.0), (0.25, 0.9), (0.6, 0.1), (1.2, 3.0))
+    ]
+    trajectory = bounced(scene(x=(0, 0.2), contacts=contacts), 0.2)
     assert blows(trajectory, contacts[0])[0] == pytest.approx(1 / 0.6, rel=1e-3)
     assert visible_groups(trajectory, Look(("red",)), 0.0, 2.0) == [[0.2, 0.25]]
     assert visible_groups(trajectory, Look(("red",)), 0.1, 2.0) == [[pytest.approx(0.1), pytest.approx(0.15)]]
     assert visible_groups(trajectory, Look(("red",)), 0.0, 0.15) == []
     # The picture has to show how the body came and how it goes on: a step from frame to frame on either side.
     assert visible_groups(trajectory, Look(("red",)), 0.22, 2.0) == []
-    assert visible_groups(trajectory, Look(("red",)), 0.0, 0.25 + 1 / 24) == [[0.2]]
+    assert visible_groups(trajectory, Look(("red",)), 0.0, 0.25 + 1 / 24) == [[0.2, 0.25]]
     assert visible_groups(trajectory, Look(("red",)), 0.0, 0.2 + 1 / 24) == []
 
 
 def test_a_blow_outside_the_picture_is_not_asked_for_because_of_a_faint_one_inside():
     light, heavy = Body("ball", "metal", "small"), Body("ball", "metal", "big")
     positions = np.zeros((50, 2, 3), np.float32)
-    positions[:, :, 2], positions[:, 0, 0], positions[:, 1, 0] = 0.3, 3.0, 0.3  # the light one is out of view
+    positions[:, :, 2] = 0.3 + 1.5 * np.abs(np.arange(50) / 24 - 1)[:, None]
+    positions[:, 0, 0], positions[:, 1, 0] = 3.0, 0.3  # the light one is out of view
     one = scene()
     small_kg = 120 * 4 / 3 * np.pi * 0.21**3
     trajectory = replace(
@@ -194,7 +197,7 @@ def test_the_impact_network_reads_each_body_by_itself_and_sees_its_neighbour():
     assert network.inputs(straight)[0, 0, TRACK_FEATURES].nonzero().flatten().tolist() == [4]
 
     contacts = (Contact(1.0, 0, -1, MASS_KG), Contact(1.5, 0, -1, 0.3 * MASS_KG))
-    truth = make_tracks([scene(contacts=contacts)], 4, 49, seed=0)
+    truth = make_tracks([bounced(scene(contacts=contacts), 1.0)], 4, 49, seed=0)
     rows = torch.arange(4)
     assert (truth["impacts"][rows, truth["main"]][:, 24] == 1).all()
     assert (truth["weights"][rows, truth["main"]][:, 36] == 0).all()  # too weak to be asked for, and not wrong
@@ -453,6 +456,19 @@ def test_sinking_needs_a_camera_that_stands_still_and_a_ground():
     assert figures(sinks, False)["sinking"] is None
     rests = figures(clip_of([(64.0, 64.0)] * 60), True)
     assert (rests["sinking"], rests["jerk"], rests["bounce_gain"]) == (0, 0, None)
+
+
+def test_what_comes_nearer_on_the_floor_does_not_sink():
+    path = camera_path(Look(("red",)), np.zeros(1), 1.0)
+    ahead = path.axes[0] @ np.array([0.0, 1.0, 0.0])
+    horizon = PICTURE / 2 * (1 + ahead[1] / ahead[2] / path.half_width[0])
+    assert horizon == pytest.approx(HORIZON_PX, abs=2)
+    nearer = 1 + 0.3 * np.clip((np.arange(60) - 10) / 40, 0, 1)
+    found = clip_of([(64.0, HORIZON_PX + 40 * factor) for factor in nearer])
+    assert figures(found, True)["sinking"] > 0.8  # of a constant size it would sink
+    for findings, factor in zip(found, nearer, strict=True):
+        findings[0][2]["extent"] = np.array([12.0 * factor])
+    assert figures(found, True)["sinking"] < 0.05
 
 
 def test_nothing_gives_no_number():
