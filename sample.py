@@ -151,7 +151,6 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     story = {"story": jobs[0].story} if jobs[0].story else {}
     recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story
-    recorded |= {"lora": args.lora} if args.lora else {}
     version = pipeline.generation.model_version
     is_one_piece = given is not None or args.loop
     in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, is_one_piece)

@@ -126,6 +126,18 @@ def stream(
     return _decode(pipeline, spec, latents, with_audio)
 
 
+def joined(
+    chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None] = lambda _: None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The whole clip of its chunks, each told to ``on_chunk``: frames (T, H, W, 3) uint8, sound (N,) or None."""
+    frames, sound = [], []
+    for chunk in chunks:
+        frames.append(chunk.frames)
+        sound += [] if chunk.waveform is None else [chunk.waveform]
+        on_chunk(chunk)
+    return np.concatenate(frames), np.concatenate(sound) if sound else None
+
+
 def _denoise_windows(
     pipeline: "VidGenPipeline",
     spec: ClipSpec,
