@@ -95,6 +95,7 @@ WRONG = [
     (["--prompt", "a", "--size", "big"], "size"),
     (["--prompt", "a", "--duration", "0"], "duration"),
     (["--prompt", "a", "--duration", "1e9"], "duration"),
+    (["--prompt", "a", "--duration", "0.01"], "less than a frame at 24 fps: give at least 0.0417"),
     (["--prompt", "a", "--duration", "nan"], "duration"),
     (["--prompt", "a", "--fps", "0"], "frame rate"),
     (["--prompt", "a", "--fps", "1/0"], "frame rate"),

@@ -188,7 +188,7 @@ def _conformed_mask(mask: Path | np.ndarray, video: Path | Clip, spec: ClipSpec)
     """
     info = _info(video) if isinstance(video, Clip) else probe(video)
     if isinstance(mask, Path):
-        name, mask = str(mask), np.asarray(_open_picture(mask).convert("L"))[None] >= WHITE
+        name, mask = str(mask), np.asarray(open_picture(mask).convert("L"))[None] >= WHITE
     else:
         name = "the mask"
     if mask.shape[1:] != (info.height, info.width):
@@ -219,7 +219,7 @@ def read_picture(path: str | Path, height: int, width: int) -> tuple[np.ndarray,
     Raises:
         InputError: the file is missing or no picture.
     """
-    upright = _open_picture(Path(path))
+    upright = open_picture(Path(path))
     changes = []
     if upright.size != (width, height):
         changes.append(f"{upright.width}×{upright.height} cropped and scaled to {width}×{height}")
@@ -231,8 +231,12 @@ def _fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
 
 
-def _open_picture(path: Path) -> Image.Image:
-    """A picture file, upright."""
+def open_picture(path: Path) -> Image.Image:
+    """A picture file in RGB, upright.
+
+    Raises:
+        InputError: the file is missing or no picture.
+    """
     try:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")

@@ -92,6 +92,32 @@ def find_model(name: str, folders: list[str], fits: Callable[[Path], bool]) -> P
     raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """The models of one kind that a loader offers: those of ``folders()`` that ``fits``, and perhaps the shipped one.
+
+    ``folders`` is asked each time: ComfyUI's settings may change it.
+    """
+
+    folders: Callable[[], list[str]]
+    fits: Callable[[Path], bool]
+
+    def names(self) -> list[str]:
+        return list_models(self.folders(), self.fits)
+
+    def find(self, name: str) -> Path:
+        """Raises InputError if there is none."""
+        return find_model(name, self.folders(), self.fits)
+
+    def check(self, name: str) -> bool | str:
+        """As a node's ``validate_inputs`` answers."""
+        try:
+            self.find(name)
+        except InputError as error:
+            return str(error)
+        return True
+
+
 def _has_index(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX))
 
