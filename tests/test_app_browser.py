@@ -1,6 +1,6 @@
 """The page in a real browser, where there is one.
 
-VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app_browser.py -k "plays or phone"   makes the pictures of
+VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app_browser.py -k "plays or phone or place"   makes the pictures of
 docs/page.md.
 """
 
@@ -183,6 +183,57 @@ def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
     assert -100 < box["y"] < 844  # it has been scrolled to
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     save_pictures(page, "page-phone.png", "#head", "#stage")
+
+
+def draw(page, corner, size):
+    """A thick stroke over a part of the editor's picture; both as shares of what it shows. Until it is there."""
+    page.wait_for_selector("#drawn canvas")
+    undo = page.locator("#drawn button[aria-label=Undo]")
+    for _ in range(30):
+        box = page.locator("#drawn canvas").first.bounding_box()
+        x, y = box["x"] + corner[0] * box["width"], box["y"] + corner[1] * box["height"]
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + size[0] * box["width"], y + size[1] * box["height"], steps=8)
+        page.mouse.up()
+        try:
+            undo.and_(page.locator(":not([disabled])")).wait_for(timeout=3000)
+        except pytest.importorskip("playwright.sync_api").TimeoutError:  # the editor was not ready yet
+            continue
+        return
+    raise AssertionError("nothing can be drawn")
+
+
+def test_a_place_is_drawn_and_made_anew_and_a_clip_is_varied(visit, address, files):
+    page = visit(address, height=1400)
+    page.set_input_files("#files input[type=file]", files / "clip.mp4")
+    page.get_by_label("Make a place anew").check()
+    type_prompt(page, "a big blue cube slides", steps=2, seed=5)
+    draw(page, corner=(0.6, 0.5), size=(0.1, 0.0))
+    page.keyboard.press("Control+Enter")
+    wait_for_clip(page, 1)
+    words = tags_shown(page).split()
+    assert words[words.index("--video") + 1] == "clip.mp4"
+    assert words[words.index("--mask") + 1].startswith("mask-")
+    assert "--strength" not in words
+    save_pictures(page, "page-place.png", "#head")
+    page.get_by_label("Vary it").check()
+    page.wait_for_selector("#strength input[type=number]")
+    page.wait_for_function("document.querySelector('#strength input[type=number]').value === '0.5'")
+    assert not page.is_visible("#drawn")
+    page.keyboard.press("Control+Enter")
+    wait_for_clip(page, 2)
+    assert "--video clip.mp4 --strength 0.5" in tags_shown(page)
+
+
+def test_three_pictures_are_passed_through(visit, address, files):
+    page = visit(address)
+    page.set_input_files("#files input[type=file]", [files / name for name in ("a.png", "b.jpg", "c.png")])
+    page.wait_for_selector("#moments input, #moments textarea")
+    type_prompt(page, "a red ball drops", steps=2, seed=1)
+    page.keyboard.press("Enter")
+    wait_for_clip(page, 1)
+    assert "--keyframe 0=a.png --keyframe 24=b.jpg --keyframe 48=c.png" in tags_shown(page)
 
 
 def test_stop_ends_the_work_at_the_next_step(visit, address):

@@ -19,6 +19,7 @@ from torch import nn
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
+from vidgen.given import Given
 from vidgen.pipeline import VidGenPipeline
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 
@@ -149,7 +150,9 @@ class Hub(BaseHTTPRequestHandler):
     files: ClassVar[dict[str, bytes]] = {}
 
     def do_HEAD(self):
-        self.send_error(404)
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
 
     do_GET = do_HEAD
 
@@ -188,7 +191,10 @@ def test_a_model_is_uploaded_with_its_card(pipeline, monkeypatch, tmp_path):
     """By the hub's own client, to a hub on this machine; what arrives there is the model."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", here)
+    files = f"{here}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
     try:
         address = pipeline.push_to_hub("tiny", token="secret", dtype=None)
     finally:
@@ -291,9 +297,10 @@ def by_groups(pipeline, **how):
 def test_finer_offloading_changes_nothing_of_the_clip(pipeline, saved, offload):
     parts = VidGenPipeline.from_pretrained(saved)
     offload(parts)
+    settings = {"num_inference_steps": 2, "image": BLACK, "given": Given(waveform=np.full(5000, 0.1, np.float32))}
     for _ in range(2):  # what was fetched has gone again
-        output = parts("a red ball", generator=seeded(5), num_inference_steps=2, image=BLACK)
-    expected = pipeline("a red ball", generator=seeded(5), num_inference_steps=2, image=BLACK)
+        output = parts("a red ball", generator=seeded(5), **settings)
+    expected = pipeline("a red ball", generator=seeded(5), **settings)
     assert np.array_equal(output.frames, expected.frames)
     assert np.array_equal(output.audio, expected.audio)
 

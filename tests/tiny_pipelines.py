@@ -195,7 +195,6 @@ def anyflow() -> Any:
 
 
 def sana_video() -> Any:
-    """Sizes are rounded to its buckets of about 480×832 inside, so that it is slow even when it is tiny."""
     config = transformers.Gemma2Config(
         vocab_size=512, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, head_dim=4,
@@ -210,23 +209,6 @@ def sana_video() -> Any:
         scheduler=diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
         text_encoder=transformers.Gemma2Model(config).eval(),
         tokenizer=gemma_tokenizer(),
-    )  # fmt: skip
-
-
-def latte() -> Any:
-    """Its VAE is one for pictures, and all sizes are that of its transformer."""
-    return diffusers.LattePipeline(
-        transformer=diffusers.LatteTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=1, patch_size=2,
-            cross_attention_dim=24, caption_channels=32, sample_size=8, num_embeds_ada_norm=1000, attention_bias=True,
-            activation_fn="gelu-approximate", norm_type="ada_norm_single", norm_elementwise_affine=False,
-        ),
-        vae=diffusers.AutoencoderKL(block_out_channels=(8, 8, 8), norm_num_groups=4, layers_per_block=1,
-                                    down_block_types=("DownEncoderBlock2D",) * 3,
-                                    up_block_types=("UpDecoderBlock2D",) * 3),
-        scheduler=diffusers.DDIMScheduler(),
-        text_encoder=t5_encoder(),
-        tokenizer=t5_tokenizer(),
     )  # fmt: skip
 
 
@@ -249,8 +231,8 @@ def ltx25() -> Any:
     decoder = diffusers.LTX2VideoDiffusionDecoderModel(
         latent_channels=4, patch_size=1, decoder_head_dim=8, decoder_stage_channels=(16, 8, 8, 8, 8),
         decoder_stage_depths=(1, 1, 1, 1, 1), decoder_stage_kernels=((1, 3, 3),) * 4, decoder_t_emb_dim=16,
-        decoder_upsample_strides=((1, 2, 2), (1, 1, 1), (1, 1, 1), (1, 1, 1)), decoder_stage5_kernel=(1, 3, 3),
-        decoder_upsample_channel_reductions=(2, 1, 1, 1), spatial_compression_ratio=2, temporal_compression_ratio=1,
+        decoder_upsample_strides=((2, 2, 2), (1, 1, 1), (1, 1, 1), (1, 1, 1)), decoder_stage5_kernel=(1, 3, 3),
+        decoder_upsample_channel_reductions=(2, 1, 1, 1), spatial_compression_ratio=2, temporal_compression_ratio=2,
     )  # fmt: skip
     pipeline = diffusers.LTX25ModularPipeline()
     pipeline.update_components(**first.components, diffusion_decoder=decoder)
@@ -480,7 +462,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "ltx": ltx_video, "ltx2": ltx2, "wan": wan, "wan22": wan22, "wan_i2v": wan_i2v, "cogvideox": cogvideox,
     "mochi": mochi, "hunyuan_video": hunyuan_video, "hunyuan_video15": hunyuan_video15, "kandinsky6": kandinsky6,
     "cosmos3": cosmos3, "minimax_h3": minimax_h3, "skyreels_v2": skyreels_v2, "anyflow": anyflow,
-    "sana_video": sana_video, "latte": latte, "kandinsky5": kandinsky5, "ltx25": ltx25,
+    "sana_video": sana_video, "kandinsky5": kandinsky5, "ltx25": ltx25,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
+from .loading import execution_device
 from .solvers import State, VelocityFn
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "
     known = given.audio_mask(spec)
     audio_places = np.flatnonzero(known | (is_edit and given.waveform is not None)).tolist()
     if audio_places:
-        latents = codec.to_latents(torch.from_numpy(given.sound(spec)).to(codec.device, codec.dtype)[None, None])
+        latents = codec.to_latents(
+            torch.from_numpy(given.sound(spec)).to(execution_device(codec), codec.dtype)[None, None]
+        )
         audio, _ = given_frames(latents[:, :, audio_places], audio_places, spec.audio_latents)
         audio_given = torch.from_numpy(known)[None].to(audio.device)
     strengths = (1.0 if clean is None else given.strength for clean in (video, audio))
@@ -159,7 +162,7 @@ def hold(picture: Tensor, spec: "ClipSpec", vae: "SpacetimeVAE", place: int) -> 
 
 def _as_video(frames: np.ndarray, vae: "SpacetimeVAE") -> Tensor:
     """Frames (B, T, H, W, 3) uint8 to (B, 3, T, H, W) in [-1, 1]."""
-    video = torch.from_numpy(np.array(frames)).to(vae.device).permute(0, 4, 1, 2, 3)
+    video = torch.from_numpy(np.array(frames)).to(execution_device(vae)).permute(0, 4, 1, 2, 3)
     return video.to(vae.dtype) / 127.5 - 1
 
 

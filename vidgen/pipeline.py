@@ -18,6 +18,7 @@ from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
+from .loading import execution_device
 from .loop import close_loop, looped_spec
 from .lora import LoraPipeline
 from .model_folder import FolderPipeline
@@ -98,9 +99,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
     @property
     def device(self) -> torch.device:
         """Where the transformer computes: under offloading, not where its weights rest."""
-        hooks = (getattr(module, "_hf_hook", None) for module in self.transformer.modules())
-        devices = (getattr(hook, "execution_device", None) for hook in hooks)
-        return torch.device(next((device for device in devices if device is not None), self.transformer.device))
+        return execution_device(self.transformer)
 
     @property
     def dtype(self) -> torch.dtype:
