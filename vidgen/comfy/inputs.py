@@ -66,48 +66,42 @@ class Choices:
         return [torch.Generator().manual_seed(self.seed + index) for index in range(self.batch_size)]
 
 
-def list_models(folders: list[str], fits: Callable[[Path], bool]) -> list[str]:
-    """What a combo box offers: NAME or ORG/NAME of the folders with models of a kind, first the shipped one."""
-    found = {
-        path.relative_to(folder).as_posix()
-        for folder in map(Path, folders)
-        for pattern in ("*", "*/*")
-        for path in folder.glob(pattern)
-        if _has_index(path) and fits(path)
-    }
-    return [SHIPPED] * (_has_index(SHIPPED_MODEL) and fits(SHIPPED_MODEL)) + sorted(found)
-
-
-def find_model(name: str, folders: list[str], fits: Callable[[Path], bool]) -> Path:
-    """The folder behind an entry of the combo box.
-
-    Raises:
-        InputError: there is none.
-    """
-    places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
-    for place in places:
-        is_inside = name and ".." not in Path(name).parts and not Path(name).is_absolute()
-        if (is_inside or place == SHIPPED_MODEL) and _has_index(place) and fits(place):
-            return place
-    raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
-
-
 @dataclass(frozen=True)
 class Shelf:
-    """The models of one kind that a loader offers: those of ``folders()`` that ``fits``, and perhaps the shipped one.
+    """The models of one kind, which a loader offers.
 
-    ``folders`` is asked each time: ComfyUI's settings may change it.
+    Args:
+        folders: where they lie; asked each time, since ComfyUI's settings may change it.
+        fits: whether a folder with an index holds one of this kind.
     """
 
     folders: Callable[[], list[str]]
     fits: Callable[[Path], bool]
 
     def names(self) -> list[str]:
-        return list_models(self.folders(), self.fits)
+        """What the combo box offers: NAME or ORG/NAME of each folder, first the model that vidgen ships."""
+        found = {
+            path.relative_to(folder).as_posix()
+            for folder in map(Path, self.folders())
+            for pattern in ("*", "*/*")
+            for path in folder.glob(pattern)
+            if self._has(path)
+        }
+        return [SHIPPED] * self._has(SHIPPED_MODEL) + sorted(found)
 
     def find(self, name: str) -> Path:
-        """Raises InputError if there is none."""
-        return find_model(name, self.folders(), self.fits)
+        """The folder behind an entry of the combo box.
+
+        Raises:
+            InputError: there is none.
+        """
+        folders = self.folders()
+        places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
+        is_inside = bool(name) and ".." not in Path(name).parts and not Path(name).is_absolute()
+        for place in places:
+            if is_inside and self._has(place):
+                return place
+        raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
 
     def check(self, name: str) -> bool | str:
         """As a node's ``validate_inputs`` answers."""
@@ -117,9 +111,8 @@ class Shelf:
             return str(error)
         return True
 
-
-def _has_index(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX))
+    def _has(self, folder: Path) -> bool:
+        return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX)) and self.fits(folder)
 
 
 def said(prompt: str) -> str:
