@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import vidgen
+from vidgen.comfy.inputs import to_bytes
 from vidgen.errors import InputError
 
 from .test_comfy import images
