@@ -141,6 +141,8 @@ class DiTConfig(TrainConfig):
     audio_shift: float = 1.0
     video_weight: float = 1.0
     audio_weight: float = 1.0
+    focus_weight: float = 1.0
+    """How much a latent that shows a body counts beside one of its surroundings, where the data tell which do."""
     shared_noise: float = 0.9
     """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
