@@ -139,6 +139,8 @@ class DiTConfig(TrainConfig):
     """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
     audio_shift: float = 1.0
+    logit_std: float = 1.0
+    """How far noise levels spread, before their shift: more of them are near pure noise, where layouts are decided."""
     video_weight: float = 1.0
     audio_weight: float = 1.0
     focus_weight: float = 1.0

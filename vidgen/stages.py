@@ -215,6 +215,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     flow = FlowConfig(
         video_shift=settings.video_shift,
         audio_shift=settings.audio_shift,
+        logit_std=settings.logit_std,
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
         focus_weight=settings.focus_weight,
