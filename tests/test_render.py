@@ -109,10 +109,10 @@ def test_rectangles_hold_what_a_body_colours_and_little_else(shape, mirrored):
                             start_times_s=[0.0])[0, :, 0]  # fmt: skip
     for changed, (left, top, right, bottom) in zip(((white - blue).abs().amax(-1) > 8).numpy(), found, strict=True):
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        assert 0 <= columns[0] - left < 8
-        assert 0 <= right - columns[-1] < 8
-        assert 0 <= rows[0] - top < 8
-        assert 0 <= bottom - rows[-1] < 8
+        held = (columns[-1] + 1 - columns[0]) * (rows[-1] + 1 - rows[0])
+        assert left <= columns[0] <= columns[-1] + 1 <= right
+        assert top <= rows[0] <= rows[-1] + 1 <= bottom
+        assert (right - left) * (bottom - top) < 2 * held
 
 
 def test_mirrored_look_is_the_flipped_picture():

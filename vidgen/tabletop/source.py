@@ -1,6 +1,7 @@
 """Training clips made on the spot: a stored trajectory with a look, words and a moment drawn anew each time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class TabletopClips(Dataset):
                 )
         batch = {"has_audio": torch.full((len(shown),), self.with_audio), "captions": captions, "truth": truth}
         size = {"num_frames": spec.num_frames, "height": spec.height, "width": spec.width}
-        film = size | {"frame_rate": float(spec.frame_rate), "start_times_s": starts_s}
+        film: dict[str, Any] = size | {"frame_rate": float(spec.frame_rate), "start_times_s": starts_s}
         if self.with_video:
             batch["video"] = render(shown, looks, **film, device=self.device, compiled=self.compiled)
         if self.with_focus:
@@ -129,14 +130,11 @@ def touched_latents(rectangles: np.ndarray, spec: ClipSpec) -> np.ndarray:
 
     A rectangle is left, top, right, bottom in pixels, its right left of its left where there is none.
     """
-    low, high = rectangles[..., None, :2], rectangles[..., None, 2:]
+    left, top, right, bottom = (rectangles[..., side, None] for side in range(4))
     edge = spec.compression.pixels
-    covered = []
-    for axis, count in ((0, spec.latent_width), (1, spec.latent_height)):
-        start = np.arange(count) * edge
-        first, last = low[..., axis], high[..., axis]
-        covered.append((first < start + edge) & (last > start) & (first <= last))
-    across, down = covered  # each (B, T, n, w) and (B, T, n, h)
-    touched = (down[..., :, None] & across[..., None, :]).any(2)
+    columns, rows = np.arange(spec.latent_width) * edge, np.arange(spec.latent_height) * edge
+    across = (left < columns + edge) & (right > columns) & (left <= right)
+    down = (top < rows + edge) & (bottom > rows) & (top <= bottom)
+    touched = np.einsum("btnh,btnw->bthw", down, across)  # of booleans: any
     owner = np.array([spec.latent_frame(frame) for frame in range(rectangles.shape[1])])
     return np.stack([touched[:, owner == latent].any(1) for latent in range(spec.latent_frames)], 1)
