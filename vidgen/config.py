@@ -205,6 +205,20 @@ PRESETS = {
                               mixed_precision="bf16", cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10,
                               checkpoint_every=50),
     ),
+    # For runs/cpu.sh: every stage in minutes on two cores.
+    "tabletop-mini": Preset(
+        vae3d=VAEConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=8, window_frames=9, crop=64,
+                        latent_channels=32, model_width=128, depth=2, optimizer="muon", learning_rate=8e-4,
+                        kl_weight=2e-4, warmup_steps=20, cooldown=0.4, log_every=10),
+        audio=AudioConfig(num_frames=25, frame_rate=12, batch_size=8, warmup_steps=20, cooldown=0.4, log_every=10),
+        dit=DiTConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=48, optimizer="muon",
+                      learning_rate=2e-3, model_width=192, depth=4, heads=3, local_width=64, ema_decay=0.98,
+                      mixed_precision="bf16", shared_noise=0.9, video_shift=3.0, audio_shift=2.0, focus_weight=3.0,
+                      cached_clips=2048, cooldown=0.4, warmup_steps=20, log_every=10, checkpoint_every=50),
+        distill=DistillConfig(batch_size=32, optimizer="muon", learning_rate=5e-4, ema_decay=0.98, cached_clips=2048,
+                              mixed_precision="bf16", warmup_steps=10, cooldown=0.5, log_every=10,
+                              checkpoint_every=50),
+    ),
     # Sized so that all weights together, 22.3 M and the word vectors, stay under 48 MiB in half precision.
     "tabletop-gpu": Preset(
         vae3d=VAEConfig(num_frames=97, height=256, width=256, steps=20000, batch_size=32, mixed_precision="bf16",
