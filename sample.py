@@ -123,6 +123,9 @@ def main(argv: list[str] | None = None) -> None:
         print("; ".join(notes), file=sys.stderr)
     if args.camera is not None:
         defaults.with_camera("", args.camera)  # before anything is loaded
+    if unknown := defaults.unknown_words(" ".join(job.prompt for job in jobs)):
+        print(f"the model never read of: {', '.join(unknown)}; it was trained on {len(defaults.words)} words",
+              file=sys.stderr)  # fmt: skip
     if (given is not None or args.loop) and jobs[0].story:
         raise InputError("what is given, and --loop, go with one prompt, not with prompts that follow one another")
     ensure_writable(jobs[0].path.parent)

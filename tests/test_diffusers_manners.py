@@ -276,7 +276,7 @@ def by_layers(pipeline):
     from accelerate import cpu_offload
 
     for part in pipeline.components.values():
-        cpu_offload(part, torch.device("cpu"), offload_buffers=True)
+        cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
     assert pipeline.transformer.blocks[0].attn.qkv.weight.device.type == "meta"
 
 
@@ -305,7 +305,7 @@ def test_finer_offloading_changes_nothing_of_the_clip(pipeline, saved, offload):
     assert np.array_equal(output.audio, expected.audio)
 
 
-@pytest.mark.parametrize("backend", ["native", "_native_math", "flex"])
+@pytest.mark.parametrize("backend", ["native", "_native_math", pytest.param("flex", marks=pytest.mark.slow)])
 def test_attention_backends_agree(backend):
     from diffusers.models.attention_dispatch import attention_backend
 

@@ -22,7 +22,7 @@ from .clip import ClipSpec, Compression
 from .data.sampling import KeyedBatches, Layout, held_back_keys
 from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig
+from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_of
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import contact_sheet, prompt_sheet, save_sheet, some_captions
@@ -259,6 +259,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
     if args.model is not None:
         own = GenerationConfig.load(args.model)
+    words = words_of(dataset.captions)
+    if args.model is not None:  # and what was learned before, if that is known
+        words = sorted({*words, *own.words}) if own.words else []
+    own = dataclasses.replace(own, words=words if len(words) <= FEW_WORDS else [])
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
