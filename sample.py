@@ -119,13 +119,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
+    notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
     if notes:
         print("; ".join(notes), file=sys.stderr)
     if args.camera is not None:
         defaults.with_camera("", args.camera)  # before anything is loaded
-    if unknown := defaults.unknown_words(" ".join(job.prompt for job in jobs)):
-        print(f"the model never read of: {', '.join(unknown)}; it was trained on {len(defaults.words)} words",
-              file=sys.stderr)  # fmt: skip
     if (given is not None or args.loop) and jobs[0].story:
         raise InputError("what is given, and --loop, go with one prompt, not with prompts that follow one another")
     ensure_writable(jobs[0].path.parent)

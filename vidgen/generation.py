@@ -18,7 +18,7 @@ SHIPPED_MODEL = next(
 )
 """The model that the repository carries at its root, and a wheel inside the package."""
 FILE_NAME = "generation_config.json"
-WORD = re.compile(r"[^\W\d_]+")
+WORD = re.compile(r"\b[^\W\d_]+\b")
 FEW_WORDS = 1000
 """A model that learned from no more words than these names them: prompts with others can then be told so."""
 
@@ -96,9 +96,12 @@ class GenerationConfig:
             raise InputError(f"the camera move {camera!r} is not known; this model knows {known}")
         return f"{prompt}, {self.cameras[camera]}"
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words of a prompt that no caption of the training had; none where those are not known."""
-        return [word for word in words_of([[prompt]]) if word not in self.words] if self.words else []
+    def notes_on(self, prompt: str) -> list[str]:
+        """A line about words that no caption of the training had, if it is known which they had and there are such."""
+        unknown = [word for word in words_of([[prompt]]) if word not in self.words]
+        if not self.words or not unknown:
+            return []
+        return [f"words that this model never learned from: {', '.join(unknown)} (it knows {len(self.words)})"]
 
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
