@@ -62,6 +62,8 @@ for command in ([], ["sample"], ["inspect"], ["app"], ["prepare"], ["train"], ["
         (["eval", "--model", "weights"], "required: --output"),
         (["eval", "--output", "x", "--lists", "all"], "invalid choice: 'all'"),
         (["app", "--speed", "9"], "--speed 9"),
+        (["prepare", "films"], "required: --output"),
+        (["inspect"], "required: CLIP"),
     ],
 )
 def test_mistakes_are_told_in_a_line(arguments, reason, monkeypatch, capsys):
