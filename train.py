@@ -178,7 +178,8 @@ def train(
         modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
     step, notes = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
-    clips_a_batch = settings.batch_size * accelerator.num_processes
+    parallel.share_tokens(model, settings, accelerator)  # not the average, which may be asked by one process alone
+    clips_a_batch = settings.batch_size * (accelerator.num_processes // settings.context_parallel)
     clips_a_step = clips_a_batch * settings.accumulate
     clips_seen = notes.get("clips_seen", step * clips_a_step)  # by however many processes
     allowance = Allowance(args.spend, output, settings.cooldown, step)
@@ -279,8 +280,8 @@ def iterate(
         settings.batch_size,
         seed=settings.seed,
         start_batch=start_batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=accelerator.process_index // settings.context_parallel,
+        world_size=accelerator.num_processes // settings.context_parallel,
         layout=Layout.of(dataset),
     )
     loader = DataLoader(
