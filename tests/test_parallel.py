@@ -35,7 +35,7 @@ def given(tmp_path_factory):
         scenes = ["--count", "4", "--seed", "3", "--output", str(folder / "scenes.npz"), "--action", "drops"]
         patch.setattr(sys, "argv", ["physics", *scenes])
         simulate_scenes()
-    make_pipeline().save_pretrained(folder / "model", dtype=None)
+    make_pipeline(heads=2).save_pretrained(folder / "model", dtype=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)  # takes longer than all the rest
         patch.setattr(sys, "argv", ["train.py", *map(str, command(folder, folder / "first", 2, "steps=1"))])
@@ -152,6 +152,18 @@ def test_what_two_shared_out_four_go_on_with_and_one_after_them(given, tmp_path)
     run(1, command(given, tmp_path / "one", 8, *settings, "steps=12"))
     assert losses(tmp_path / "some") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
     assert len(list((tmp_path / "some" / "samples").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "shard"), [(2, "shard=false"), pytest.param(4, "shard=true", marks=pytest.mark.slow)]
+)
+def test_clips_shared_out_over_two_processes_are_learned_as_by_one(given, tmp_path, count, shard):
+    settings = ("steps=6", "checkpoint_every=3", "sample_every=100", "gradient_checkpointing=true", "shared_noise=0.2")
+    run(count, command(given, tmp_path / "shared", 2, *settings, shard, "context_parallel=2"))
+    run(1, command(given, tmp_path / "one", count, *settings))
+    shared, one = tmp_path / "shared", tmp_path / "one"
+    assert losses(shared) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(shared, "gradient_norm") == pytest.approx(losses(one, "gradient_norm"), rel=1e-3)
 
 
 def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, monkeypatch):
