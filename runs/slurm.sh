@@ -49,6 +49,8 @@ while :; do # the signal ends a wait before the job does
   [ -n "$interrupted" ] || break
   interrupted=
 done
+# A job that gives way to another one ends by the signal to its steps alone.
+[[ $(scontrol show job "$SLURM_JOB_ID") != *PreemptTime=[0-9]* ]] || ended_early=1
 if [ -n "$ended_early" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-50}" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
