@@ -37,13 +37,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config, parallel
+from vidgen.autoencoder_stages import audio_stage, vae_stage
 from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
 from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
-from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
+from vidgen.stages import Loss, Stage, distill_stage, dit_stage
 from vidgen.trackers import TRACKERS, open_trackers
 from vidgen.validation import check_scoring, score, validate
 

@@ -200,6 +200,16 @@ def test_an_optimizer_that_needs_whole_matrices_cannot_be_shared_out(monkeypatch
     assert not parallel.is_sharded(DiTConfig(shard=True), accelerator)
 
 
+def test_clips_that_cannot_be_shared_out_are_told():
+    accelerator = SimpleNamespace(num_processes=3, device=torch.device("cpu"))
+    settings = DiTConfig(context_parallel=2)
+    with pytest.raises(InputError, match="3 processes do not make groups of context_parallel=2"):
+        parallel.share_tokens(make_pipeline().transformer, settings, accelerator)
+    with pytest.raises(InputError, match="an autoencoder has no tokens"):
+        parallel.share_tokens(torch.nn.Linear(2, 2), settings, accelerator)
+    parallel.share_tokens(torch.nn.Linear(2, 2), DiTConfig(), accelerator)  # over none
+
+
 def test_gradient_checkpointing_gives_the_same_gradients():
     network = make_pipeline().transformer.train()
     inputs = (torch.randn(2, 24, 3, 4, 4), torch.randn(2, 32, 5), torch.randn(2, 6, 8))

@@ -94,7 +94,8 @@ class ContextAttention(AttentionProcessor):
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         tokens, size = torch.stack((query, key, value)), self.context.size
         heads = self.context.exchange(rearrange(tokens, "q b n (c h) d -> c q b n h d", c=size))
-        attended = super().__call__(*rearrange(heads, "c q b n h d -> q b (c n) h d"), mask)
+        query, key, value = rearrange(heads, "c q b n h d -> q b (c n) h d")
+        attended = super().__call__(query, key, value, mask)
         tokens = self.context.exchange(rearrange(attended, "b (c n) h d -> c b n h d", c=size))
         return rearrange(tokens, "c b n h d -> b n (c h) d")
 
