@@ -37,13 +37,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval.in_training import measure_sheet
 from vidgen import checkpoint, cli, config, parallel
+from vidgen.autoencoder_stages import audio_stage, vae_stage
 from vidgen.data.sampling import KeyedBatches, Layout, SeededBatches
 from vidgen.data.source import parse_source
 from vidgen.errors import InputError
 from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
 from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
-from vidgen.stages import Loss, Stage, audio_stage, distill_stage, dit_stage, vae_stage
+from vidgen.stages import Loss, Stage, distill_stage, dit_stage
 from vidgen.trackers import open_trackers
 from vidgen.train_options import parse_arguments
 from vidgen.validation import check_scoring, score, validate
@@ -134,7 +135,8 @@ def train(
         modules["discriminator"] = stage.discriminator.to(accelerator.device).train()
         optimizers["discriminator_adamw"] = adamw(stage.discriminator.parameters(), settings)
     step, notes = checkpoint.load_latest(output / "checkpoints", modules, optimizers)
-    clips_a_batch = settings.batch_size * accelerator.num_processes
+    parallel.share_tokens(model, settings, accelerator)  # not the average, which may be asked by one process alone
+    clips_a_batch = settings.batch_size * (accelerator.num_processes // settings.context_parallel)
     clips_a_step = clips_a_batch * settings.accumulate
     clips_seen = notes.get("clips_seen", step * clips_a_step)  # by however many processes
     allowance = Allowance(args.spend, output, settings.cooldown, step)
@@ -235,8 +237,8 @@ def iterate(
         settings.batch_size,
         seed=settings.seed,
         start_batch=start_batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=accelerator.process_index // settings.context_parallel,
+        world_size=accelerator.num_processes // settings.context_parallel,
         layout=Layout.of(dataset),
     )
     loader = DataLoader(

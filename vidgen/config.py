@@ -44,6 +44,9 @@ class TrainConfig:
     """dit, distill: keep only each block's input and compute the block again in the backward pass."""
     shard: bool = False
     """dit, distill: share the network out over the processes (FSDP2) instead of copying it to each."""
+    context_parallel: int = 1
+    """dit, distill: share each clip's tokens out over so many processes, for clips that do not fit one (1: over none).
+    The batch is that of all of them together: eight processes at 2 train on four batches a step."""
     seed: int = 0
     workers: int = 0
     """Data loading processes for each training process."""
