@@ -32,6 +32,7 @@ from .judge import judgement, verdicts
 from .measure import (
     Measure,
     Measured,
+    Sight,
     measure_files,
     physical_measure,
     quality_measure,
@@ -85,7 +86,8 @@ def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]
     """
     measures, missing = [quality_measure()], []
     if args.suite == "tabletop":
-        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier, args.blur)]
+        sight = Sight(args.verifier, args.blur)
+        measures += [tabletop_measure(sight), physical_measure(sight)]
     try:
         measures.append(subject_measure())
     except InputError as error:
