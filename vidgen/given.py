@@ -33,7 +33,8 @@ class Given:
             before or after.
         video: frames (T, H, W, 3) uint8.
         waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
-        start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
+        start_frame: frame of the clip where ``video`` and ``waveform`` begin. Frames beyond the clip are not used;
+            sound may reach no more than a frame beyond it.
         replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
         mask: (1 or T, H, W) bool, true where the picture of ``video`` is made anew, alike in all frames or for each: in
             ``replaced_video``, or in the whole clip where no span is given. A latent with any such pixel is made anew.
@@ -61,6 +62,12 @@ class Given:
             raise InputError(f"given sound must be (N,), not {self.waveform.shape}")
         if not 0 <= self.start_frame < spec.num_frames:
             raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
+        if self.waveform is not None:
+            beyond = self.first_sample(spec) + len(self.waveform) - spec.samples_until(spec.num_frames + 1)
+            if beyond > 0:
+                lasts_s, start = len(self.waveform) / spec.sample_rate_hz, self.start_frame
+                raise InputError(f"given sound of {lasts_s:.3g} s from frame {start} on is longer than the clip, "
+                                 f"{spec.duration_s:.3g} s: cut it, or make the clip longer")  # fmt: skip
         for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
             if not 0 <= start_s < end_s <= spec.duration_s + ROUNDING:
                 raise InputError(f"the span {start_s:g}-{end_s:g} s does not lie in the clip's {spec.duration_s:.3g} s")
