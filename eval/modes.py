@@ -100,7 +100,7 @@ def _known(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         tasks = found.pop("tasks")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged; remove it to measure anew") from error
     if found != header:
         raise InputError(f"{path} is of another model, other clips or another seed: give another --output")

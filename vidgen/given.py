@@ -53,13 +53,12 @@ class Given:
 
     def check(self, spec: ClipSpec) -> None:
         """Raise InputError where the material does not fit the clip ``spec`` or contradicts itself."""
+        self._check_kinds()
         pictures = [*self.keyframes.values(), *([] if self.video is None else [self.video[0]])]
         for picture in pictures:
             if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
                 raise InputError(f"given pictures must be ({spec.height}, {spec.width}, 3) uint8, not "
                                  f"{picture.shape} {picture.dtype}")  # fmt: skip
-        if self.waveform is not None and (self.waveform.ndim != 1 or not self.waveform.size):
-            raise InputError(f"given sound must be (N,), not {self.waveform.shape}")
         if not 0 <= self.start_frame < spec.num_frames:
             raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
         if self.waveform is not None:
@@ -83,6 +82,26 @@ class Given:
                     f"{spec.compression.frames} frames apart, and out of what is kept of a video"
                 )
             settled[place] = True
+
+    def _check_kinds(self) -> None:
+        """What would otherwise fail somewhere within, or silently make nonsense."""
+        for array in (self.video, self.waveform, self.mask, *self.keyframes.values()):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise InputError(
+                    f"pictures, video, sound and mask are given as numpy arrays, not {type(array).__name__}"
+                )
+        if any(not isinstance(frame, int | np.integer) for frame in self.keyframes):
+            raise InputError(f"keyframes are given by number of frame, not {list(self.keyframes)}")
+        if self.video is not None and (self.video.ndim != 4 or not len(self.video)):
+            raise InputError(f"a given video must be frames (T, H, W, 3) uint8, not {self.video.shape}")
+        sound = self.waveform
+        if sound is not None:
+            if sound.ndim != 1 or not sound.size or not np.issubdtype(sound.dtype, np.floating):
+                raise InputError(f"given sound must be (N,) floats, not {sound.shape} {sound.dtype}")
+            if not np.abs(sound).max() <= 1:
+                raise InputError("given sound must lie between -1 and 1")
+        if any(np.shape(span) != (2,) for span in (*self.replaced_video, *self.replaced_audio)):
+            raise InputError("replaced spans are pairs of seconds, start and end: ((0.5, 1.0),)")
 
     def _check_editing(self, spec: ClipSpec) -> None:
         if self.mask is not None:

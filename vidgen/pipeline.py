@@ -177,7 +177,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         spec = self.generation.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-        given = with_pictures(given, spec, image, last_image)
+        given = with_pictures(given, spec, image, last_image, loop)
         stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .clip import ClipSpec
+from .errors import InputError
 from .generation import SHIPPED_MODEL, GenerationConfig
 
 if TYPE_CHECKING:
@@ -123,5 +124,14 @@ def file_stem(prompt: str, seed: int) -> str:
 
 
 def is_made_in_parts(spec: ClipSpec, defaults: GenerationConfig, is_one_piece: bool) -> bool:
-    """Whether a clip is so long that it is made window by window; one with material, or a loop, never is."""
-    return not is_one_piece and spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
+    """Whether a clip is so long that it is made window by window; one with material, or a loop, cannot be.
+
+    Raises:
+        InputError: a clip with material, or a loop, that is too long to be made at once.
+    """
+    longest_s = IN_ONE_GO * defaults.spec().duration_s
+    is_long = spec.duration_s > longest_s + 1e-6
+    if is_long and is_one_piece:
+        raise InputError(f"with given material, or as a loop, clips of this model last at most {longest_s:.3g} s, not "
+                         f"{spec.duration_s:.3g} s")  # fmt: skip
+    return is_long
