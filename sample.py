@@ -125,7 +125,6 @@ def main(argv: list[str] | None = None) -> None:
         defaults.with_camera("", args.camera)  # before anything is loaded
     if (given is not None or args.loop) and jobs[0].story:
         raise InputError("what is given, and --loop, go with one prompt, not with prompts that follow one another")
-    recipe.is_made_in_parts(spec, defaults, given is not None or args.loop)  # if it can be made at all
     ensure_writable(jobs[0].path.parent)
     cli.keep_freed_memory()
     make(args, jobs, spec, given)

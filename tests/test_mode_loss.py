@@ -24,7 +24,7 @@ class Off(torch.nn.Module):
         return tuple(torch.where(sigma > 0, x / sigma.clamp(min=1e-9), 0) + self.by for x, sigma in streams)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pipeline():
     from vidgen.pipeline import VidGenPipeline
 

@@ -149,6 +149,10 @@ class Given:
         unmarked[covered] = ~cells if len(cells) == 1 else ~_repeated(cells, int(covered.sum()))
         return _latent_frames(kept, spec) | _latent_frames(unmarked & covered[:, None, None], spec)
 
+    def whole_picture(self, spec: ClipSpec) -> np.ndarray | None:
+        """(spec.num_frames, H, W, 3) frames of ``video`` where it settles all of the picture, else None."""
+        return self.video[: spec.num_frames] if self.video is not None and self.video_mask(spec).all() else None
+
     def audio_mask(self, spec: ClipSpec) -> np.ndarray:
         """(spec.audio_latents,) bool: the audio latents of which every sample is given."""
         hop = spec.compression.samples

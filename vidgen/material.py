@@ -78,7 +78,7 @@ def read_given(
         else:
             waveform = np.clip(read_sound(audio, spec.sample_rate_hz, limit.duration_s + 0.1), -1, 1)
         if len(waveform) > limit.num_samples:
-            name = "the sound" if isinstance(audio, tuple) else str(audio)
+            name = "the sound" if isinstance(audio, tuple) else audio.name
             if not has_duration:
                 raise InputError(f"{name}: lasts longer than a clip of this model can, {limit.duration_s:.3g} s: ask "
                                  "for a duration, and so much of its beginning is used")  # fmt: skip

@@ -157,7 +157,7 @@ def read_clip(
         raise InputError(f"{name_of(path)}: has no frame that can be decoded {start_s:g} s after its start")
     if not with_sound:
         return Clip(np.stack(pictures), None, rate, sample_rate_hz or AAC_RATES_HZ[5])
-    waveform, rate_hz = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
+    waveform, rate_hz, _ = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
     return Clip(np.stack(pictures), waveform, rate, rate_hz)
 
 
