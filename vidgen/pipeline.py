@@ -321,6 +321,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             video_times_s=torch.tensor(video_times_s, device=self.device),
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,
+            noise=noise,
         )
         sigmas = (
             conditioning.video_strength * sigma_schedule(sampling.steps, self.generation.video_shift),
