@@ -31,8 +31,8 @@ class Conditioning:
     audio: normalised latents (B, C_a, L); ``audio_given`` bool, broadcastable to (B, L).
     video_strength, audio_strength: below 1, what is wanted starts from the clean latents under so much noise, and the
         schedule of noise levels is to start there.
-    given_noise: the network is shown what is given under this share of the noise that is on what is wanted. 0 shows it
-        clean; at 1 all latents have one noise level, as in most of training (the replacement method of Song et al.
+    given_noise: the network is shown what is given under noise of this level, or of the level of what is wanted where
+        that is lower. 0 shows it clean, at 1 all latents have one noise level (the replacement method of Song et al.
         2021, arXiv 2011.13456, appendix I.2). It comes out clean in either case.
     """
 
@@ -71,7 +71,7 @@ class Conditioning:
         return tuple(started)
 
     def shown(self, x: State, sigma: tuple[Tensor, ...], noise: State) -> State:
-        """(video, audio) as the network is to see them: what is given under its share of ``noise``."""
+        """(video, audio) as the network is to see them: what is given under so much of ``noise``."""
         if not self.given_noise:
             return x
         streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), noise, sigma, strict=True)
@@ -79,7 +79,8 @@ class Conditioning:
         for stream, clean, given, drawn, level in streams:
             if stream is not None and clean is not None and given is not None:
                 assert drawn is not None, "what is given cannot be shown under noise that was not drawn"
-                noisy = interpolate(clean.to(stream), drawn.to(stream), self.given_noise * level.to(stream))
+                level = level.to(stream).clamp(max=self.given_noise)
+                noisy = interpolate(clean.to(stream), drawn.to(stream), level)
                 stream = torch.where(given.unsqueeze(1), noisy, stream)
             shown.append(stream)
         return tuple(shown)
@@ -93,11 +94,11 @@ class Conditioning:
         )
 
     def video_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: 0, or its share, where given."""
+        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: at most ``given_noise`` where given."""
         return _levels(sigma, self.video_given, 4, self.given_noise)
 
     def audio_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: 0, or its share, where given."""
+        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: at most ``given_noise`` where given."""
         return _levels(sigma, self.audio_given, 2, self.given_noise)
 
 
@@ -253,7 +254,7 @@ def guide(both: Tensor, scale: float) -> Tensor:
     return torch.lerp(negative, conditional, scale)
 
 
-def _levels(sigma: Tensor, given: Tensor | None, axes: int, share: float) -> Tensor:
-    """``sigma`` with one axis a site, ``share`` of it where given."""
+def _levels(sigma: Tensor, given: Tensor | None, axes: int, most: float) -> Tensor:
+    """``sigma`` with one axis a site, at most ``most`` where given."""
     level = sigma.view((1,) * axes)
-    return level if given is None else torch.where(given, share * level, level)
+    return level if given is None else torch.where(given, level.clamp(max=most), level)

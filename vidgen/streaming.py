@@ -27,9 +27,9 @@ ENDING_LATENTS = 2
 """So many audio latents at the end of a window are made anew by the next one: in training a clip's last latents stand
 for sound that is cut off there, and one would hear that at every window's end."""
 
-GIVEN_NOISE = 1.0
-"""A window sees the end of the one before under as much noise as is on what it makes itself (``Conditioning``): shown
-clean, what the model made is taken for real, and its faults grow from window to window."""
+GIVEN_NOISE = 0.4
+"""A window sees the end of the one before under noise of this level (``Conditioning.given_noise``). It shows where
+things are and hides the small faults of what was made, which would be taken for real and grow from window to window."""
 
 Latents = tuple[Tensor, Tensor | None]
 """Normalised latents (1, C, t, h, w) of the picture and (1, C_a, L) of the sound, or None without sound."""
@@ -183,7 +183,8 @@ def _first_given(made: Latents, known: tuple[int, int], noise: State) -> Conditi
             parts += [None, None]
         else:
             parts += given_frames(latents[:, :, latents.shape[2] - count :], range(count), drawn.shape[2])
-    return Conditioning(*parts, given_noise=GIVEN_NOISE)
+    video, video_given, audio, audio_given = parts
+    return Conditioning(video, video_given, audio, audio_given, given_noise=GIVEN_NOISE)
 
 
 @torch.no_grad()
