@@ -215,8 +215,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     flow = FlowConfig(
         video_shift=settings.video_shift,
         audio_shift=settings.audio_shift,
+        logit_std=settings.logit_std,
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
+        focus_weight=settings.focus_weight,
         shared=settings.shared_noise,
         per_modality=(1 - settings.shared_noise) / 3,
         per_frame=(1 - settings.shared_noise) / 3,
@@ -237,6 +239,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             text,
             text_mask=text_mask,
             has_audio=batch.get("has_audio"),
+            focus=batch.get("focus"),
             video_times_s=times_s,
             audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
