@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
+from .flow import interpolate
 from .loading import execution_device
 from .solvers import State, VelocityFn
 
@@ -31,6 +32,9 @@ class Conditioning:
     audio: normalised latents (B, C_a, L); ``audio_given`` bool, broadcastable to (B, L).
     video_strength, audio_strength: below 1, what is wanted starts from the clean latents under so much noise, and the
         schedule of noise levels is to start there.
+    given_noise: the network is shown what is given under noise of this level, or of the level of what is wanted where
+        that is lower. 0 shows it clean, at 1 all latents have one noise level (the replacement method of Song et al.
+        2021, arXiv 2011.13456, appendix I.2). It comes out clean in either case.
     """
 
     video: Tensor | None = None
@@ -39,6 +43,7 @@ class Conditioning:
     audio_given: Tensor | None = None
     video_strength: float = 1.0
     audio_strength: float = 1.0
+    given_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, axes in (("video", 4), ("audio", 2)):
@@ -66,6 +71,21 @@ class Conditioning:
             started.append(torch.where(given.unsqueeze(1), clean, wanted))
         return tuple(started)
 
+    def shown(self, x: State, sigma: tuple[Tensor, ...], noise: State) -> State:
+        """(video, audio) as the network is to see them: what is given under so much of ``noise``."""
+        if not self.given_noise:
+            return x
+        streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), noise, sigma, strict=True)
+        shown = []
+        for stream, clean, given, drawn, level in streams:
+            if stream is not None and clean is not None and given is not None:
+                assert drawn is not None, "what is given cannot be shown under noise that was not drawn"
+                level = level.to(stream).clamp(max=self.given_noise)
+                noisy = interpolate(clean.to(stream), drawn.to(stream), level)
+                stream = torch.where(given.unsqueeze(1), noisy, stream)
+            shown.append(stream)
+        return tuple(shown)
+
     def still(self, velocity: State) -> State:
         """(video, audio) velocities with 0 where the latents are given, so that no solver moves them."""
         streams = zip(velocity, (self.video_given, self.audio_given), strict=True)
@@ -75,12 +95,12 @@ class Conditioning:
         )
 
     def video_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: 0 where the latents are given."""
-        return _levels(sigma, self.video_given, 4)
+        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: at most ``given_noise`` where given."""
+        return _levels(sigma, self.video_given, 4, self.given_noise)
 
     def audio_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: 0 where the latents are given."""
-        return _levels(sigma, self.audio_given, 2)
+        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: at most ``given_noise`` where given."""
+        return _levels(sigma, self.audio_given, 2, self.given_noise)
 
 
 def given_frames(latents: Tensor, indices: Sequence[int], num_latents: int) -> tuple[Tensor, Tensor]:
@@ -176,6 +196,7 @@ def guided_velocity(
     video_times_s: Tensor | None = None,
     audio_times_s: Tensor | None = None,
     conditioning: Conditioning | None = None,
+    noise: State = (None, None),
 ) -> VelocityFn:
     """The velocity function of a ``JointDiT`` under a prompt, with a guidance scale for each modality.
 
@@ -184,7 +205,8 @@ def guided_velocity(
     at 1 the network is called once, on the text alone.
 
     The function takes (video, audio) and a noise level for each, and returns their velocities; those of latents that
-    ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``.
+    ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``; the same ``noise`` is needed here
+    where what is given is shown under some.
 
     Raises:
         InputError: guidance without ``negative_text``.
@@ -209,6 +231,7 @@ def guided_velocity(
         )
 
     def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
+        x = given.shown(x, sigma, noise)
         if not guided:
             return given.still(call(x, sigma))
         doubled = call(tuple(None if stream is None else torch.cat((stream, stream)) for stream in x), sigma)
@@ -234,7 +257,7 @@ def guide(both: Tensor, scale: float) -> Tensor:
     return torch.lerp(negative, conditional, scale)
 
 
-def _levels(sigma: Tensor, given: Tensor | None, axes: int) -> Tensor:
-    """``sigma`` with one axis a site, 0 where given."""
+def _levels(sigma: Tensor, given: Tensor | None, axes: int, most: float) -> Tensor:
+    """``sigma`` with one axis a site, at most ``most`` where given."""
     level = sigma.view((1,) * axes)
-    return level if given is None else level * ~given
+    return level if given is None else torch.where(given, level.clamp(max=most), level)

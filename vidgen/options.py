@@ -98,7 +98,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     there.add_argument(
         "--only",
         choices=("video", "audio"),
-        help="make just this, and keep the other (a kept picture passes through the VAE)",
+        help="make just this, and keep the other",
     )
     there.add_argument("--no-audio", action="store_true", help="make no sound: an mp4 without a sound track")
     there.add_argument("--add-audio", nargs="?", type=Path, const=SHIPPED_MODEL, metavar="MODEL",

@@ -13,7 +13,7 @@ from torch import Tensor
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
 from .conditioning import Conditioning, Text, encode_given, guided_velocity
-from .data.source import to_uint8
+from .data.source import to_float, to_uint8
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
@@ -137,9 +137,8 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         Args:
             negative_prompt: one for all, or one for each prompt.
             image, last_image: the first and the last frame: PIL, arrays or tensors of any size (see ``output.fitted``).
-            given: pictures, a video or a sound that the clip is to have, in every prompt's clip. Given sound comes
-                back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
-                for the four frames of the latent frame that it falls in. See ``Given``.
+            given: pictures, a video or a sound that the clip is to have, in every prompt's clip. A sound, and a picture
+                that is given whole, come back exactly; other frames as the VAE reconstructs them. See ``Given``.
             with_audio: False denoises the picture alone, without its sound.
             loop: after the last frame of the clip comes its first.
             camera: a move that the model knows by name (``self.generation.cameras``), put into words.
@@ -176,7 +175,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         spec = self.generation.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-        given = with_pictures(given, spec, image, last_image)
+        given = with_pictures(given, spec, image, last_image, loop)
         stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None
@@ -199,11 +198,10 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         stages.end("denoise")
-
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self.decode_video(video, spec, as_bytes=output_type != "pt")
+            frames = self.decode_video(video, spec, as_bytes=output_type != "pt", given=given)
             frames = as_pictures(frames) if output_type == "pil" else frames
             stages.end("decode_video")
             if audio is not None:
@@ -322,6 +320,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             video_times_s=torch.tensor(video_times_s, device=self.device),
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,
+            noise=noise,
         )
         sigmas = (
             conditioning.video_strength * sigma_schedule(sampling.steps, self.generation.video_shift),
@@ -375,8 +374,11 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             audios.append(torch.randn(audio_shape, generator=source, device=drawn_on))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
-    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool, given: Given | None = None) -> Any:
         """Frames of ``denoise``'s latents: (B, T, H, W, 3) uint8 array, or a (B, 3, T, H, W) tensor in [-1, 1]."""
+        if given is not None and (whole := given.whole_picture(spec)) is not None:  # it comes back as it is
+            frames = np.repeat(whole[None], len(latents), axis=0)
+            return frames if as_bytes else to_float(torch.from_numpy(frames)).to(latents.device)
         latents = self.vae.denormalise(latents.to(self.vae.dtype))
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):

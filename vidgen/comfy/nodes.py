@@ -38,7 +38,7 @@ def sample(model: VidGenModel, text: VidGenText, settings: dict[str, Any]) -> Vi
 @torch.no_grad()
 def decode(model: VidGenModel, latents: VidGenLatents) -> io.NodeOutput:
     pipeline, spec = model.loaded(), latents.spec
-    frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True)
+    frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True, given=latents.given)
     waveforms: Any = [None] * len(frames)
     if latents.audio is not None:
         waveforms = pipeline.decode_audio(latents.audio.to(pipeline.device), spec, latents.given, as_array=True)
