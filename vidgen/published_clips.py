@@ -73,7 +73,9 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         "audio_guidance_scale": args.audio_guidance,
         "with_audio": not args.no_audio,
     }
-    pictures = {name: open_picture(getattr(args, name)) for name in ("image", "last_image") if getattr(args, name)}
+    pictures: dict[str, Any] = {
+        name: open_picture(getattr(args, name)) for name in ("image", "last_image") if getattr(args, name)
+    }
     model.arguments(Asked(**wanted, **pictures), model.frame_rate(Asked(**wanted)))  # refused now, not after minutes
     hearing = None
     if args.add_audio is not None:
