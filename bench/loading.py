@@ -3,15 +3,19 @@
     python -m bench.loading INPUT… [--model weights] [--workers 0] [--seconds 8] [--batch-size 8] [--clips 64]
 
 The same recordings are read as they are (decoded on the fly), from shards of ``vidgen.data.prepare`` (short GOPs, the
-size of training), and as cached latents; then a transformer is trained on those latents. Everything goes through the
-sampler and the loader that train.py uses. A loader of latents should bring at least three times the tokens that a step
-uses up.
+size of training), as latents from a cache, and as latents that stay in the training device's memory (where they fit, as
+train.py has them); then a transformer is trained on those latents. Everything goes through the sampler and the loader
+that train.py uses. A loader should bring at least three times the tokens that a step uses up (``AMPLE``); so for each
+is told how fast a device it keeps busy, and how many loading processes a GPU ``--faster`` times as fast as this machine
+would take, if each brings what one brought here.
 """
 
 import argparse
 import itertools
+import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from vidgen.loading import choose_device
 from vidgen.noise import to_device
 from vidgen.pipeline import VidGenPipeline
 
+AMPLE = 3
+"""How many times what a step uses up is enough."""
 WARM_UP = 2
 """Batches before the clock starts: processes start, files enter the system's cache."""
 
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--clips", type=int, default=64, help="in the latent cache")
     parser.add_argument("--device", default="auto", help="of the training step")
+    parser.add_argument("--faster", type=float, default=100.0, help="than this machine's step is the GPU to plan for")
     args = parser.parse_args()
     cli.keep_freed_memory()
     device = choose_device(args.device)
@@ -73,13 +80,31 @@ def main() -> None:
             ("latent cache", latents),
         ):
             measured[name] = loaded(dataset, args.batch_size, args.workers, args.seconds)
+        held = LatentClips(work / "latents").to(device)
+        name = "latents in memory"
+        measured[name] = loaded(held.choices, args.batch_size, args.workers, args.seconds, held.gather)
         measured["training step"] = trained(pipe, latents, args.batch_size, args.seconds, device)
     slowest = measured["originals, decoded on the fly"]
     for name, clips_per_s in measured.items():
         print(f"{name:32}{clips_per_s:10.2f} clips/s{clips_per_s * tokens:12.0f} tokens/s{clips_per_s / slowest:9.1f}x")
-    print(
-        f"the latent cache brings {measured['latent cache'] / measured['training step']:.1f} times what a step uses up"
-    )
+    for line in judgement(measured, args.workers, args.faster):
+        print(line)
+
+
+def judgement(clips_per_s: dict[str, float], workers: int, faster: float) -> list[str]:
+    """For each loader, what it brings against the ``training step``, and what a step ``faster`` times as fast asks."""
+    step = clips_per_s["training step"]
+    lines = []
+    for name, brought in clips_per_s.items():
+        if name != "training step":
+            times = brought / step
+            needed = math.ceil(faster * AMPLE * max(1, workers) / times)
+            lines.append(
+                f"{name}: {times:.1f} times what a step uses up, {'enough' if times >= AMPLE else 'too little'} "
+                f"(asked: {AMPLE}); enough for a step up to {times / AMPLE:.1f} times as fast; "
+                f"one {faster:.0f} times as fast takes {needed} loading process{'es' * (needed != 1)}"
+            )
+    return lines
 
 
 def cache(pipe: VidGenPipeline, clips: Recordings, folder: Path, count: int) -> None:
@@ -97,14 +122,16 @@ def batches(dataset: Any, batch_size: int, workers: int) -> Any:
     return iter(DataLoader(SeededBatches(dataset, 0), sampler=sampler, batch_size=None, num_workers=workers))
 
 
-def loaded(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
-    """Clips a second that come out of the loader."""
+def loaded(
+    dataset: Any, batch_size: int, workers: int, seconds: float, gather: Callable[[Any], Any] = lambda batch: batch
+) -> float:
+    """Clips a second that come out of the loader, and of ``gather`` after it, which is not the workers' part."""
     source = batches(dataset, batch_size, workers)
-    for _ in itertools.islice(source, WARM_UP):
-        pass
+    for batch in itertools.islice(source, WARM_UP):
+        gather(batch)
     start, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
-        next(source)
+        gather(next(source))
         count += batch_size
     return count / elapsed
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from vidgen.data.filters import loudness_lufs
 from vidgen.errors import InputError
 from vidgen.media import Clip, read_clip
 
@@ -177,9 +178,8 @@ def sound(clip: Clip) -> dict[str, float | None]:
     if peak <= 0:
         return figures
     figures |= {"true_peak_dbtp": float(20 * np.log10(peak)), "bandwidth_hz": _bandwidth_hz(waveform, rate_hz)}
-    if num_samples >= 0.4 * rate_hz:
-        loudness = require("pyloudnorm").Meter(rate_hz).integrated_loudness(waveform.T)
-        figures["loudness_lufs"] = float(loudness) if np.isfinite(loudness) else None
+    require("pyloudnorm")
+    figures["loudness_lufs"] = loudness_lufs(waveform, rate_hz)
     return figures
 
 

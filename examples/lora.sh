@@ -12,5 +12,5 @@ mkdir -p "$out"
 python examples/lora.py restyle "$out/plain" "$out/clips"
 [ -d "$out/night/model" ] || python train.py dit --config tabletop-cpu --model weights --data "$out/clips" \
   --output "$out/night" --lora-rank 8 --lora-alpha 16 --set steps="${STEPS:-60}" batch_size="${BATCH:-6}" \
-  optimizer=adamw learning_rate=1e-3 ema_decay=0.95 cached_clips=0 warmup_steps=10 sample_every=10000
+  optimizer=adamw learning_rate=1e-3 ema_decay=0.95 cached_clips=0 warmup_steps=10 sample_every=10000 checkpoint_every=20
 python examples/lora.py compare "$out/clips" "$out/night/model" "$out/before-and-after.png"

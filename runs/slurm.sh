@@ -2,9 +2,9 @@
 # A stage of training on several machines under SLURM. What follows the script's name is what follows train.py:
 #   sbatch --nodes 4 runs/slurm.sh dit --config 1.3b --data shards --output /shared/out/dit --model /shared/base
 # The output folder must be on a disk that all machines share. When time runs out, or a machine is taken away or lost,
-# the job is queued again and goes on from its last checkpoint. SIGTERM, sent two minutes before the end, makes one, but
-# torch's launcher kills training 30 s after it has passed the signal on: only about that long is left to end the step
-# and write. Keep checkpoint_every small where a checkpoint takes longer.
+# the job is queued again and goes on from its last checkpoint. SIGTERM, sent two minutes before the end, makes one; 100 s
+# are left to end the step and write it (torch 2.13; older ones may know of 30 only). Keep checkpoint_every small where a
+# checkpoint takes longer.
 # The autoencoders are copied to each GPU, a transformer is shared out over all (FSDP). That takes optimizer=adamw: for
 # presets with Muon set ACCELERATE_CONFIG=runs/accelerate/many_nodes.yaml.
 #SBATCH --job-name=vidgen
@@ -27,6 +27,7 @@ read -r address < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 20000))
 case $1 in vae3d | audio) config=many_nodes.yaml ;; *) config=many_nodes_fsdp.yaml ;; esac
 export ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-runs/accelerate/$config}
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-100}
 
 # One launcher a machine, which starts a process for each GPU. Single quotes: SLURM_NODEID is each machine's own.
 srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
@@ -35,12 +36,21 @@ srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
   --main_process_ip '"$address"' --main_process_port '"$port"' train.py "$@"' train "$@" &
 job=$!
 ended_early= interrupted=
-trap 'ended_early=1 interrupted=1; kill -TERM "$job" 2>/dev/null || true' TERM
+# Signalled itself, srun would kill the processes at once: this is for them, the job's steps without this script. A job
+# that its owner cancels gets the signal, too, but is no longer running then, and is not to come back.
+on_term() {
+  interrupted=1
+  [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)" != RUNNING ] || ended_early=1
+  scancel --signal=TERM "$SLURM_JOB_ID" || true
+}
+trap on_term TERM
 while :; do # the signal ends a wait before the job does
   wait "$job" && status=0 || status=$?
   [ -n "$interrupted" ] || break
   interrupted=
 done
+# A job that gives way to another one ends by the signal to its steps alone.
+[[ $(scontrol show job "$SLURM_JOB_ID") != *PreemptTime=[0-9]* ]] || ended_early=1
 if [ -n "$ended_early" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-50}" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -190,6 +190,32 @@ def test_single_latent_frames_are_those_of_the_clip_in_order(tmp_path):
         LatentClips(tmp_path, latent_frames=8)
 
 
+def test_what_shows_a_body_is_cached_with_the_clip_it_belongs_to(tmp_path):
+    class Focused(Numbered):
+        def __getitem__(self, keys):
+            batch = super().__getitem__(keys)
+            return {
+                **batch,
+                "focus": (batch["number"].long()[:, None, None, None] + torch.arange(5)[:, None, None]) % 3 == 0,
+            }
+
+    def encode_frames(batch):
+        return batch["number"].view(-1, 1, 1, 1, 1).expand(-1, 2, 5, 1, 1), batch["number"].view(-1, 1, 1)
+
+    cache_latents(Focused(9), 9, encode_frames, tmp_path)
+    complete_cache(9, tmp_path)
+    keys = [(n, draw) for draw, n in enumerate([4, 8, 0, 3])]
+    batch = LatentClips(tmp_path)[keys]
+    expected = (batch["video"][:, 0] + torch.arange(5)[:, None, None]) % 3 == 0
+    assert torch.equal(batch["focus"], expected)
+    batch = LatentClips(tmp_path, latent_frames=2).to(torch.device("cpu"))[keys]
+    expected = (batch["video"][:, 0] + batch["frames"][..., None, None]) % 3 == 0
+    assert torch.equal(batch["focus"], expected)
+    cache_latents(Numbered(9), 9, encode_frames, tmp_path / "untold")
+    complete_cache(9, tmp_path / "untold")
+    assert "focus" not in LatentClips(tmp_path / "untold")[keys]
+
+
 class Shapes(Numbered):
     """Clips of three shapes and two sources: long ones, an image each time, and sound alone."""
 

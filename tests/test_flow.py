@@ -28,10 +28,10 @@ class Recorder(torch.nn.Module):
         return tuple(None if x is None else torch.zeros_like(x) for x in (video, audio))
 
 
-def loss_of(model, video, audio, seeds, config, has_audio=None):
+def loss_of(model, video, audio, seeds, config, has_audio=None, focus=None):
     return flow_loss(
-        model, video, audio, torch.zeros(len(video), 1, 2), has_audio=has_audio, video_times_s=torch.arange(5.0),
-        audio_times_s=torch.arange(9.0), seeds=seeds, config=config,
+        model, video, audio, torch.zeros(len(video), 1, 2), has_audio=has_audio, focus=focus,
+        video_times_s=torch.arange(5.0), audio_times_s=torch.arange(9.0), seeds=seeds, config=config,
     )  # fmt: skip
 
 
@@ -237,6 +237,24 @@ def test_samples_without_sound_show_noise_and_do_not_count():
     assert loss_of(model, video, audio, range(4), config, torch.zeros(4, dtype=torch.bool))[1]["audio"] == 0
 
 
+def test_latents_in_focus_count_as_often_as_asked_for():
+    config = FlowConfig(shared=1, per_modality=0, per_frame=0, region=0, audio_weight=0.0, focus_weight=3.0)
+    video, audio = torch.randn(6, *VIDEO), torch.randn(6, *AUDIO)
+    focus = torch.rand(6, 5, 2, 2) < 0.3
+    model = Recorder()
+    plain, parts = loss_of(model, video, audio, range(6), config)
+    sigma = model.rest["video_sigma"][:, None]
+    error = ((model.video - video) / sigma).square().mean(1)  # its answer is 0, so it is wrong by the velocity
+    loss, focused = loss_of(model, video, audio, range(6), config, focus=focus)
+    assert plain == pytest.approx(error.mean().item(), rel=1e-4)
+    assert loss == pytest.approx(
+        (error.sum() + 2 * error[focus].sum()).item() / (focus.numel() + 2 * focus.sum().item())
+    )
+    assert focused["video"] == parts["video"]
+    everywhere = torch.ones_like(focus)
+    assert loss_of(model, video, audio, range(6), config, focus=everywhere)[0] == pytest.approx(plain.item())
+
+
 def test_two_halves_of_a_batch_average_to_the_whole():
     config = FlowConfig(shared=1, per_modality=1, per_frame=1, region=1)
     video, audio = torch.randn(6, *VIDEO), torch.randn(6, *AUDIO)
@@ -249,7 +267,7 @@ def test_two_halves_of_a_batch_average_to_the_whole():
     assert torch.isclose(sum(halves) / 2, whole)
 
 
-@pytest.mark.parametrize("wrong", [{"shared": -1.0}, {"video_shift": 0.0}, {"given": 1.5},
+@pytest.mark.parametrize("wrong", [{"shared": -1.0}, {"video_shift": 0.0}, {"given": 1.5}, {"focus_weight": 0.0},
                                    {"shared": 0.0, "per_modality": 0.0, "per_frame": 0.0, "region": 0.0}])  # fmt: skip
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(InputError):

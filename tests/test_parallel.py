@@ -35,7 +35,7 @@ def given(tmp_path_factory):
         scenes = ["--count", "4", "--seed", "3", "--output", str(folder / "scenes.npz"), "--action", "drops"]
         patch.setattr(sys, "argv", ["physics", *scenes])
         simulate_scenes()
-    make_pipeline().save_pretrained(folder / "model", dtype=None)
+    make_pipeline(heads=2).save_pretrained(folder / "model", dtype=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)  # takes longer than all the rest
         patch.setattr(sys, "argv", ["train.py", *map(str, command(folder, folder / "first", 2, "steps=1"))])
@@ -154,6 +154,18 @@ def test_what_two_shared_out_four_go_on_with_and_one_after_them(given, tmp_path)
     assert len(list((tmp_path / "some" / "samples").glob("*.png"))) == 3
 
 
+@pytest.mark.parametrize(
+    ("count", "shard"), [(2, "shard=false"), pytest.param(4, "shard=true", marks=pytest.mark.slow)]
+)
+def test_clips_shared_out_over_two_processes_are_learned_as_by_one(given, tmp_path, count, shard):
+    settings = ("steps=6", "checkpoint_every=3", "sample_every=100", "gradient_checkpointing=true", "shared_noise=0.2")
+    run(count, command(given, tmp_path / "shared", 2, *settings, shard, "context_parallel=2"))
+    run(1, command(given, tmp_path / "one", count, *settings))
+    shared, one = tmp_path / "shared", tmp_path / "one"
+    assert losses(shared) == pytest.approx(losses(one), rel=1e-4)
+    assert losses(shared, "gradient_norm") == pytest.approx(losses(one, "gradient_norm"), rel=1e-3)
+
+
 def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, monkeypatch):
     monkeypatch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)
     settings = ("steps=6", "checkpoint_every=2", "keep_checkpoints=1", "validation_clips=4", "sample_every=100")
@@ -186,6 +198,16 @@ def test_an_optimizer_that_needs_whole_matrices_cannot_be_shared_out(monkeypatch
     assert parallel.is_sharded(DiTConfig(), accelerator)
     accelerator.num_processes = 1
     assert not parallel.is_sharded(DiTConfig(shard=True), accelerator)
+
+
+def test_clips_that_cannot_be_shared_out_are_told():
+    accelerator = SimpleNamespace(num_processes=3, device=torch.device("cpu"))
+    settings = DiTConfig(context_parallel=2)
+    with pytest.raises(InputError, match="3 processes do not make groups of context_parallel=2"):
+        parallel.share_tokens(make_pipeline().transformer, settings, accelerator)
+    with pytest.raises(InputError, match="an autoencoder has no tokens"):
+        parallel.share_tokens(torch.nn.Linear(2, 2), settings, accelerator)
+    parallel.share_tokens(torch.nn.Linear(2, 2), DiTConfig(), accelerator)  # over none
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():

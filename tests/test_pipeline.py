@@ -26,9 +26,9 @@ SPEC = ClipSpec(num_frames=9, height=32, width=64)
 WORDS = ["a", "red", "blue", "ball", "cube"]
 
 
-def make_pipeline():
+def make_pipeline(heads=1):
     torch.manual_seed(0)
-    transformer = JointDiT(text_dim=8, width=32, depth=2, heads=1, text_layers=1)
+    transformer = JointDiT(text_dim=8, width=32, depth=2, heads=heads, text_layers=1)
     for parameter in transformer.parameters():  # a fresh one is zero at its outputs and would hide mistakes
         torch.nn.init.normal_(parameter, std=0.1)
     return VidGenPipeline.assemble(

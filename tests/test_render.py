@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vidgen.errors import InputError
-from vidgen.tabletop.render import BASE_TARGET_M, COLOURS_RGB, camera_path, render
+from vidgen.tabletop.render import BASE_TARGET_M, COLOURS_RGB, body_rectangles, camera_path, render
 from vidgen.tabletop.scene import CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, Body, Look, Trajectory
 
 POSES = 49
@@ -95,6 +95,24 @@ def test_outline_lies_in_the_projected_extremes(shape):
     assert columns.max() + 1 == pytest.approx(pixels[:, 0].max(), abs=1.6)
     assert rows.min() == pytest.approx(pixels[:, 1].min(), abs=1.6)
     assert rows.max() + 1 == pytest.approx(pixels[:, 1].max(), abs=1.6)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rectangles_hold_what_a_body_colours_and_little_else(shape, mirrored):
+    size, body = 128, Body(shape, "rubber", "big")
+    positions = np.array([[0.4, 0.1, 0.8]]) + np.array([0.01, 0, 0]) * np.arange(POSES)[:, None, None]
+    trajectory = scene(body, positions=positions)
+    looks = [Look((colour,), "orbits left", seed=4, mirrored=mirrored) for colour in ("white", "blue")]
+    white, blue = (film(trajectory, look, frames=5, size=size, rate=4).int() for look in looks)
+    found = body_rectangles([trajectory], looks[:1], num_frames=5, height=size, width=size, frame_rate=4,
+                            start_times_s=[0.0])[0, :, 0]  # fmt: skip
+    for changed, (left, top, right, bottom) in zip(((white - blue).abs().amax(-1) > 8).numpy(), found, strict=True):
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        held = (columns[-1] + 1 - columns[0]) * (rows[-1] + 1 - rows[0])
+        assert left <= columns[0] <= columns[-1] + 1 <= right
+        assert top <= rows[0] <= rows[-1] + 1 <= bottom
+        assert (right - left) * (bottom - top) < 2 * held
 
 
 def test_mirrored_look_is_the_flipped_picture():

@@ -1,5 +1,6 @@
 """The plan of large trainings: parameter counts on the meta device, and formulas against counted operations."""
 
+import re
 import sys
 
 import pytest
@@ -50,3 +51,15 @@ def test_twice_the_gpus_take_half_the_days(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scaling", "--mfu", "40"])
     with pytest.raises(InputError, match="mfu"):
         scaling.main()
+
+
+def test_measured_steps_are_told_as_a_share_of_the_peak(monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "measured_peak_flops_per_s", lambda device, bf16: 1e12)
+    monkeypatch.setattr(sys, "argv", ["scaling", "--measure", "toy", "--batch-size", "1", "--seconds", "0"])
+    scaling.main()
+    told = re.search(r"(\d+\.\d+) clips/s, (\d+) tokens/s, (\d\.\d+) TFLOP/s", capsys.readouterr().out)
+    clips_per_s, tokens_per_s, tflops = map(float, told.groups())
+    settings = scaling.preset("toy")
+    tokens = scaling.clip_tokens(settings, scaling.clip_spec(settings))
+    assert tokens_per_s == pytest.approx(clips_per_s * tokens, rel=0.05)
+    assert tflops == pytest.approx(3e-12 * clips_per_s * scaling.forward_flops(settings, tokens), rel=0.1, abs=6e-4)

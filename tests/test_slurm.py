@@ -9,9 +9,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# SLURM 22.05's own srun, told to end, kills what it started and leaves nothing time to save: so does this one.
 STAND_INS = {
-    "srun": 'shift\nSLURM_NODEID=1 exec "$@"',
-    "scontrol": '[ "$1" = show ] && printf "first\\nsecond\\n" || echo "$@" >"$SEEN/requeued"',
+    "srun": """
+shift
+SLURM_NODEID=1 "$@" &
+echo $! >"$SEEN/step"
+trap 'kill -KILL $(cat "$SEEN/step"); exit 143' TERM
+wait $!""",
+    "scancel": '[ "$*" = "--signal=TERM $SLURM_JOB_ID" ] && kill -TERM $(cat "$SEEN/step")',
+    "squeue": 'echo "${STATE:-RUNNING}"',
+    "scontrol": """
+case "$1 $2" in
+"show hostnames") printf "first\\nsecond\\n" ;;
+"show job") echo "JobId=$3 ${JOB:-PreemptTime=None}" ;;
+*) echo "$@" >"$SEEN/requeued" ;;
+esac""",
     "python": """
 trap 'echo saved >"$SEEN/checkpoint"; kill "$!"; exit 0' TERM
 sleep 60 &
@@ -59,12 +72,22 @@ def test_every_machine_starts_its_share_of_the_processes(job, tmp_path, stage, c
     assert not (tmp_path / "requeued").exists()
 
 
-def test_the_signal_before_the_end_lets_training_save_and_queues_the_job_again(job, tmp_path):
-    running = job("dit", STAYS="1")
+@pytest.mark.parametrize(
+    ("told", "job_is", "again"),
+    [
+        ("script", {"STATE": "RUNNING"}, True),  # before its time is over
+        ("script", {"STATE": "CANCELLED"}, False),  # by its owner, who wants it to end
+        ("step", {"JOB": "PreemptTime=2026-11-25T17:55:54"}, True),  # for another job, which spares the script
+        ("step", {}, False),
+    ],
+)
+def test_a_signal_lets_training_save_and_queues_again_what_was_not_to_end(job, tmp_path, told, job_is, again):
+    running = job("dit", STAYS="1", **job_is)
     while not (tmp_path / "arguments").exists():
         assert running.poll() is None
         time.sleep(0.02)
-    running.send_signal(signal.SIGTERM)
+    os.kill(running.pid if told == "script" else int((tmp_path / "step").read_text()), signal.SIGTERM)
     assert running.wait(60) == 0
     assert (tmp_path / "checkpoint").read_text() == "saved\n"
-    assert (tmp_path / "requeued").read_text() == "requeue 123\n"
+    assert (tmp_path / "requeued").exists() == again
+    assert not again or (tmp_path / "requeued").read_text() == "requeue 123\n"

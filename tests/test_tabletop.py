@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from vidgen.clip import ClipSpec
+from vidgen.clip import ClipSpec, Compression
 from vidgen.errors import InputError
 from vidgen.tabletop import __main__ as command
 from vidgen.tabletop.captions import attributes, can_be_held_out, describe, events, sample_look
 from vidgen.tabletop.physics import load_trajectories, save_trajectories, simulate, simulate_many
 from vidgen.tabletop.scene import COLOURS, Body, Contact, Look, Trajectory, is_held_out
-from vidgen.tabletop.source import TabletopClips
+from vidgen.tabletop.source import TabletopClips, touched_latents
 from vidgen.tabletop.staging import GRAVITY_M_S2, MIXTURE, VIEW_X_M
 
 SPEC = ClipSpec(num_frames=5, height=32, width=32)
@@ -247,6 +247,18 @@ def test_clips_depend_on_their_key_alone(scenes):
     quiet = TabletopClips(shown, SPEC, with_video=False, with_audio=False)[[(0, 0)]]
     assert "video" not in quiet
     assert "audio" not in quiet
+
+
+def test_touched_latents_are_those_whose_pixels_a_rectangle_reaches():
+    spec = ClipSpec(num_frames=6, height=32, width=48, compression=Compression(frames=4, pixels=16))
+    rectangles = np.zeros((1, 6, 2, 4))
+    rectangles[..., 2:] = -1  # nowhere
+    rectangles[0, 0, 0] = (17, 3, 31, 9)
+    rectangles[0, 3, 0] = (-5, 15, 3, 17)
+    rectangles[0, 5, 1] = (40, 30, 90, 90)
+    touched = touched_latents(rectangles, spec)
+    assert touched.shape == (1, 3, 2, 3)
+    assert np.argwhere(touched[0]).tolist() == [[0, 0, 1], [1, 0, 0], [1, 1, 0], [2, 1, 2]]
 
 
 def test_clips_that_cannot_be_made(scenes):

@@ -44,6 +44,9 @@ class TrainConfig:
     """dit, distill: keep only each block's input and compute the block again in the backward pass."""
     shard: bool = False
     """dit, distill: share the network out over the processes (FSDP2) instead of copying it to each."""
+    context_parallel: int = 1
+    """dit, distill: share each clip's tokens out over so many processes, for clips that do not fit one (1: over none).
+    The batch is that of all of them together: eight processes at 2 train on four batches a step."""
     seed: int = 0
     workers: int = 0
     """Data loading processes for each training process."""
@@ -139,8 +142,12 @@ class DiTConfig(TrainConfig):
     """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
     audio_shift: float = 1.0
+    logit_std: float = 1.0
+    """How far noise levels spread, before their shift: more of them are near pure noise, where layouts are decided."""
     video_weight: float = 1.0
     audio_weight: float = 1.0
+    focus_weight: float = 1.0
+    """How much a latent that shows a body counts beside one of its surroundings, where the data tell which do."""
     shared_noise: float = 0.9
     """How often the clip has one noise level; else a third each one a modality, one a latent frame, and a region."""
     latent_frames: int = 0
@@ -199,6 +206,20 @@ PRESETS = {
                       cooldown=0.35, warmup_steps=50, log_every=10, checkpoint_every=50),
         distill=DistillConfig(steps=400, batch_size=16, optimizer="muon", learning_rate=5e-4, ema_decay=0.98,
                               mixed_precision="bf16", cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10,
+                              checkpoint_every=50),
+    ),
+    # For runs/cpu.sh: every stage in minutes on two cores.
+    "tabletop-mini": Preset(
+        vae3d=VAEConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=8, window_frames=9, crop=64,
+                        latent_channels=32, model_width=128, depth=2, optimizer="muon", learning_rate=8e-4,
+                        kl_weight=2e-4, warmup_steps=20, cooldown=0.4, log_every=10),
+        audio=AudioConfig(num_frames=25, frame_rate=12, batch_size=8, warmup_steps=20, cooldown=0.4, log_every=10),
+        dit=DiTConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=48, optimizer="muon",
+                      learning_rate=2e-3, model_width=192, depth=4, heads=3, local_width=64, ema_decay=0.98,
+                      mixed_precision="bf16", shared_noise=0.9, video_shift=3.0, audio_shift=2.0, focus_weight=3.0,
+                      cached_clips=2048, cooldown=0.4, warmup_steps=20, log_every=10, checkpoint_every=50),
+        distill=DistillConfig(batch_size=32, optimizer="muon", learning_rate=5e-4, ema_decay=0.98, cached_clips=2048,
+                              mixed_precision="bf16", warmup_steps=10, cooldown=0.5, log_every=10,
                               checkpoint_every=50),
     ),
     # Sized so that all weights together, 22.3 M and the word vectors, stay under 48 MiB in half precision.

@@ -31,6 +31,8 @@ class FlowConfig:
     audio_shift: float = 1.0
     video_weight: float = 1.0
     audio_weight: float = 1.0
+    focus_weight: float = 1.0
+    """How much a video latent in focus counts beside one that is not; the mean weight of a batch is 1."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shared: float = 0.9
@@ -47,6 +49,8 @@ class FlowConfig:
             raise InputError("a noise level shift must be positive")
         if not 0 <= self.given <= 1:
             raise InputError(f"given is a probability, not {self.given}")
+        if self.focus_weight <= 0:
+            raise InputError(f"focus_weight is positive, not {self.focus_weight}")
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -245,6 +249,7 @@ def flow_loss(
     *,
     text_mask: Tensor | None = None,
     has_audio: Tensor | None = None,
+    focus: Tensor | None = None,
     video_times_s: Tensor | None,
     audio_times_s: Tensor | None,
     seeds: Sequence[int],
@@ -262,6 +267,7 @@ def flow_loss(
             learned.
         text, text_mask: features (B, S, D) and bool (B, S).
         has_audio: bool (B,); None if every sample has sound. The audio latents of a sample without are not looked at.
+        focus: bool (B, t, h, w), which video latents show what the text is about (``config.focus_weight``); or None.
         video_times_s, audio_times_s: (t,) and (L,), or (B, t) and (B, L).
         seeds: one a sample.
         levels: into how many equal ranges of noise levels to break the errors down.
@@ -313,7 +319,11 @@ def flow_loss(
     loss, parts = given.new_zeros(()), {}
     for name, (error, sigma, counts, weight) in errors.items():
         error = error.where(counts, 0)
-        loss = loss + weight * error.mean()
+        if name == "video" and focus is not None:
+            emphasis = torch.where(focus.bool(), config.focus_weight, 1.0)
+            loss = loss + weight * (error * (emphasis / emphasis.mean())).mean()
+        else:
+            loss = loss + weight * error.mean()
         parts[name] = error.detach().sum() / counts.sum().clamp(min=1)
         if levels:
             parts |= _by_level(name, error.detach().flatten(1), sigma.flatten(1), counts.flatten(1), levels)

@@ -1,4 +1,4 @@
-"""A network shared out over processes (FSDP2), and what processes decide together.
+"""A network shared out over processes (FSDP2), or a clip's tokens, and what processes decide together.
 
 Weights, gradients, the optimiser's state and the average of the weights are each cut along their first axis; a block's
 weights are gathered when it is their turn (Zhao et al. 2023, arXiv 2304.11277; torch's ``fully_shard``). The same code
@@ -32,6 +32,29 @@ def is_sharded(settings: TrainConfig, accelerator: Accelerator) -> bool:
     if wanted and settings.optimizer != "adamw":
         raise InputError(f"a sharded network needs optimizer=adamw: {settings.optimizer} works on whole matrices")
     return wanted and accelerator.num_processes > 1
+
+
+def share_tokens(network: Any, settings: TrainConfig, accelerator: Accelerator) -> None:
+    """Let neighbouring processes share out each clip's tokens (``context_parallel``), in place; 1 leaves it as it is.
+
+    Raises:
+        InputError: a network without tokens, or numbers that do not divide one another.
+    """
+    size = settings.context_parallel
+    if size == 1:
+        return
+    if not hasattr(network, "context"):
+        raise InputError("context_parallel is for the stages dit and distill: an autoencoder has no tokens")
+    if size < 1 or accelerator.num_processes % size:
+        raise InputError(f"{accelerator.num_processes} processes do not make groups of context_parallel={size}")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from .dit import context
+
+    mesh = init_device_mesh(
+        accelerator.device.type, (accelerator.num_processes // size, size), mesh_dim_names=("data", "context")
+    )
+    context.share_tokens(network, mesh["context"].get_group())
 
 
 def shard(network: Any, accelerator: Accelerator) -> None:

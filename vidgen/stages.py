@@ -1,11 +1,11 @@
 """The stages of training: what each learns, from which data, and what it shows and leaves behind.
 
-``train.py`` runs them; a stage is a network with its data, its loss, a sheet of samples and an ending.
+``train.py`` runs them; a stage is a network with its data, its loss, a sheet of samples and an ending. Those of the
+transformer are here, those of the autoencoders in ``autoencoder_stages``.
 """
 
 import argparse
 import dataclasses
-import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,15 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import config
-from .caching import at_hand, channel_statistics, held_back_latents, latent_clips, latent_deviations, latent_scales
+from .caching import at_hand, held_back_latents, latent_clips, latent_deviations
 from .clip import ClipSpec, Compression
-from .data.sampling import KeyedBatches, Layout, held_back_keys
-from .data.source import open_clips, random_crops, to_float, to_uint8
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig
+from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_of
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
-from .sheets import contact_sheet, prompt_sheet, save_sheet, some_captions
+from .sheets import prompt_sheet, some_captions
 
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
@@ -53,112 +51,6 @@ class Stage:
     """Of a clip in training, forward and backward, without what is computed again."""
     pipeline: Callable[[Any], Any] | None = None
     """The ``VidGenPipeline`` of a transformer, where the stage trains one."""
-
-
-def vae_stage(args: argparse.Namespace, settings: config.VAEConfig, accelerator: Accelerator) -> Stage:
-    from .vae3d.autoencoder import SpacetimeVAE
-    from .vae3d.losses import VAELossWeights, VideoDiscriminator, discriminator_loss, vae_loss
-
-    vae = load_or_make(SpacetimeVAE, args.init, latent_channels=settings.latent_channels, width=settings.model_width,
-                       encoder_depth=settings.depth, decoder_depth=settings.depth,
-                       **settings.bottleneck_arguments())  # fmt: skip
-    spec = clip_spec(settings, num_frames=settings.window_frames)
-    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_audio=False,
-                         in_buckets=settings.buckets)  # fmt: skip
-    weights = VAELossWeights(
-        l1=settings.l1_weight,
-        l2=settings.l2_weight,
-        perceptual=settings.perceptual_weight,
-        temporal=settings.temporal_weight,
-        kl=settings.kl_weight,
-        quantizer=settings.quantizer_weight,
-        adversarial=settings.adversarial_weight,
-    )
-    discriminator = VideoDiscriminator() if settings.adversarial_weight > 0 else None
-
-    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        video = batch["video"]
-        if settings.crop:
-            video = random_crops(video, settings.crop, batch["seeds"])
-        loss, parts = vae_loss(model, to_float(video), weights, batch["seeds"], discriminator)
-        return loss, {**parts, "shown": video}
-
-    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return discriminator_loss(model, to_float(batch["shown"]), batch["reconstruction"])
-
-    @torch.no_grad()
-    def sheet(average: Any, path: Path) -> None:
-        rows = []
-        shown = [dataset[[key]]["video"][0] for key in held_back_keys(dataset, 3)]  # of any shape
-        for clip in shown:
-            reconstruction = average(to_float(clip[None].to(accelerator.device)))[0][0]
-            decibels = psnr_db(to_uint8(reconstruction), clip)
-            for title, frames in (("clip", clip), (f"decoded, {decibels:.1f} dB", to_uint8(reconstruction))):
-                rows.append(contact_sheet(frames.cpu().numpy(), None, settings.sample_rate_hz, title))
-        save_sheet(path, rows)
-
-    @torch.no_grad()
-    def finish(average: Any, folder: Path, steps: int) -> None:
-        latents = []
-        clips = min(64, len(dataset))  # type: ignore[arg-type]
-        batches = KeyedBatches(len(dataset), settings.batch_size, seed=0, layout=Layout.of(dataset))  # type: ignore[arg-type]
-        for keys in itertools.islice(batches, -(-clips // settings.batch_size)):
-            latents.append(average.encode(to_float(dataset[keys]["video"].to(accelerator.device))).mode())
-        # Of several shapes, every position of each.
-        mean, std = channel_statistics(torch.cat([part.movedim(1, 0).flatten(1).T for part in latents]))
-        scale = latent_scales(average, latents[0], std, settings.latent_scale_power)
-        average.set_latent_statistics(mean, std / scale)
-        average.half().save_pretrained(folder)
-
-    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_audio=False)
-    return Stage(vae, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
-
-
-def audio_stage(args: argparse.Namespace, settings: config.AudioConfig, accelerator: Accelerator) -> Stage:
-    from .audio_sync.codec import AudioCodec
-    from .audio_sync.losses import CodecLossWeights, SpectralDiscriminator, codec_loss, discriminator_loss
-
-    codec = load_or_make(
-        AudioCodec,
-        args.init,
-        latent_channels=settings.latent_channels,
-        sample_rate_hz=settings.sample_rate_hz,
-        hop_samples=settings.hop_samples,
-        **settings.bottleneck_arguments(),
-    )
-    spec = clip_spec(settings, num_frames=round(settings.window_s * settings.frame_rate))
-    dataset = open_clips(args.data, spec, **source(settings, accelerator), with_video=False)
-    weights = CodecLossWeights(
-        kl=settings.kl_weight, quantizer=settings.quantizer_weight, adversarial=settings.adversarial_weight
-    )
-    discriminator = SpectralDiscriminator() if settings.adversarial_weight > 0 else None
-
-    def loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return codec_loss(model, batch["audio"], weights, batch["seeds"], discriminator)
-
-    def adversary_loss(model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return discriminator_loss(model, batch["audio"], batch["reconstruction"])
-
-    @torch.no_grad()
-    def sheet(average: Any, path: Path) -> None:
-        rows = []
-        for waveform in dataset[held_back_keys(dataset, 4)]["audio"]:
-            decoded = average(waveform[None].to(accelerator.device))[0][0]
-            for title, sound in (("sound", waveform), ("decoded", decoded)):
-                rows.append(contact_sheet(None, sound[0].cpu().numpy(), settings.sample_rate_hz, title))
-        save_sheet(path, rows)
-
-    @torch.no_grad()
-    def finish(average: Any, folder: Path, steps: int) -> None:
-        latents = []
-        for start in range(0, min(256, len(dataset)), 8):  # type: ignore[arg-type]
-            batch = dataset[[(n % len(dataset), n) for n in range(start, start + 8)]]  # type: ignore[arg-type]
-            latents.append(average.encode(batch["audio"].to(accelerator.device)).mode())
-        average.set_latent_statistics(*channel_statistics(torch.cat(latents)))
-        average.half().save_pretrained(folder)
-
-    held_back = args.validation and open_clips(args.validation, spec, **source(settings, accelerator), with_video=False)
-    return Stage(codec, dataset, loss, sheet, finish, discriminator, adversary_loss, held_back)
 
 
 def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator: Accelerator) -> Stage:
@@ -215,8 +107,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     flow = FlowConfig(
         video_shift=settings.video_shift,
         audio_shift=settings.audio_shift,
+        logit_std=settings.logit_std,
         video_weight=settings.video_weight,
         audio_weight=settings.audio_weight,
+        focus_weight=settings.focus_weight,
         shared=settings.shared_noise,
         per_modality=(1 - settings.shared_noise) / 3,
         per_frame=(1 - settings.shared_noise) / 3,
@@ -237,6 +131,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             text,
             text_mask=text_mask,
             has_audio=batch.get("has_audio"),
+            focus=batch.get("focus"),
             video_times_s=times_s,
             audio_times_s=first(audio_times_s, audio),
             seeds=batch["seeds"],
@@ -256,6 +151,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
     if args.model is not None:
         own = GenerationConfig.load(args.model)
+    words = words_of(dataset.captions)
+    if args.model is not None:  # and what was learned before, if that is known
+        words = sorted({*words, *own.words}) if own.words else []
+    own = dataclasses.replace(own, words=words if len(words) <= FEW_WORDS else [])
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline
@@ -387,11 +286,6 @@ def clip_spec(
 def source(settings: config.TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     """Seed and device of the clips: loading processes draw on the CPU."""
     return {"seed": settings.seed, "device": accelerator.device if settings.workers == 0 else "cpu"}
-
-
-def psnr_db(frames: Tensor, reference: Tensor) -> float:
-    error = (frames.float() - reference.to(frames.device).float()).square().mean()
-    return float(10 * torch.log10(255**2 / error.clamp(min=1e-6)))
 
 
 def first(times_s: Tensor, latents: Tensor | None) -> Any:

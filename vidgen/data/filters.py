@@ -86,10 +86,11 @@ def check_sound(
         raise Unusable("mute", f"{level_db:.0f} dBFS")
     if covered < limits.min_sound:
         raise Unusable("sound incomplete", f"covers {100 * covered:.0f} %")
+    loudness = loudness_lufs(waveform, rates[1])
     measured: dict[str, float | None] = {
         "rms_dbfs": round(level_db, 2),
         "peak": round(float(np.abs(waveform).max()), 4),
-        "loudness_lufs": loudness_lufs(waveform, rates[1]),
+        "loudness_lufs": None if loudness is None else round(loudness, 2),
     }
     if frames is not None and len(frames) > 1:
         offset_s, score = sync_offset(frames, rates[0], waveform, rates[1])
@@ -100,11 +101,11 @@ def check_sound(
 
 
 def loudness_lufs(waveform: np.ndarray, rate_hz: int) -> float | None:
-    """Integrated loudness of ITU-R BS.1770-4; None below its gate, or for less than 0.4 s."""
-    if len(waveform) < 0.4 * rate_hz:
+    """Integrated loudness of ITU-R BS.1770-4 of (N,) or (C, N); None below its gate (-70), or for less than 0.4 s."""
+    if waveform.shape[-1] < 0.4 * rate_hz:
         return None
-    value = require_data("pyloudnorm").Meter(rate_hz).integrated_loudness(waveform.astype(np.float64))
-    return round(float(value), 2) if np.isfinite(value) else None
+    value = require_data("pyloudnorm").Meter(rate_hz).integrated_loudness(waveform.T.astype(np.float64))
+    return float(value) if np.isfinite(value) else None
 
 
 def sync_offset(

@@ -166,7 +166,7 @@ def complete_cache(num_clips: int, folder: Path, layout: Layout | None = None) -
 def _write_shard(
     batches: Iterable[dict[str, Any]], encode: Encoder, path: Path, sources: np.ndarray, progress: "tqdm[Any]"
 ) -> None:
-    parts: dict[str, list[Tensor]] = {"audio": [], "has_audio": [], "video": []}
+    parts: dict[str, list[Tensor]] = {"audio": [], "has_audio": [], "video": [], "focus": []}
     captions = []
     for batch in batches:
         video, audio = encode(batch)
@@ -174,8 +174,12 @@ def _write_shard(
         parts["has_audio"].append(batch["has_audio"])
         if video is not None:
             parts["video"].append(video.half())
+        if "focus" in batch:
+            parts["focus"].append(batch["focus"])
         captions.extend(batch["captions"])
         progress.update(len(batch["keys"]))
+    if len(parts["focus"]) < len(parts["video"]):  # some of several sources do not tell
+        parts["focus"] = []
     tensors = {name: torch.cat(values).cpu().contiguous() for name, values in parts.items() if values}
     tensors["sources"] = torch.from_numpy(np.ascontiguousarray(sources))
     part = path.with_suffix(".part")
@@ -223,8 +227,9 @@ class LatentClips(Dataset):
     """A latent cache; a batch of keys in, a batch out. Shards are mapped into memory, and read where they are used.
 
     A batch: ``video`` float32 (B, C, t, h, w), ``audio`` float32 (B, C_a, L), ``has_audio`` bool (B,), ``captions``
-    list[str] (one of the clip's wordings each, varied as ``captions.vary_caption`` tells). Sound alone has no
-    ``video``, an image no ``audio``. All keys of a batch are of one group of ``layout``: clips of one shape.
+    list[str] (one of the clip's wordings each, varied as ``captions.vary_caption`` tells), and ``focus`` bool
+    (B, t, h, w) where the data tell which latents show a body. Sound alone has no ``video``, an image no ``audio``. All
+    keys of a batch are of one group of ``layout``: clips of one shape.
 
     With ``latent_frames`` = n > 0 a sample shows n latent frames of its clip, chosen at random, in order, and no sound:
     ``video`` is (B, C, n, h, w), ``frames`` int (B, n) tells which they are, and there is no ``audio``.
@@ -321,7 +326,8 @@ class LatentClips(Dataset):
         for number, group in enumerate(np.unique(self.layout.groups)):
             members = np.flatnonzero(self.layout.groups == group)
             parts = [self.parts[shard] for shard in np.unique(self.shards[members])]
-            joined.append({name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]})
+            common = set.intersection(*(set(part) for part in parts))
+            joined.append({name: torch.cat([part[name] for part in parts]).to(device) for name in sorted(common)})
             shards[members], rows[members] = number, np.arange(len(members))
         self.parts, self.shards, self.rows = joined, shards, rows
         return self
@@ -330,12 +336,16 @@ class LatentClips(Dataset):
         """A batch of ``choices``, with the latents added, on the device where they lie."""
         clips = np.array(choice["clips"])
         rest = {key: value for key, value in choice.items() if key != "clips"}
-        names = [name for name in ("video", "audio", "has_audio") if name in self.parts[self.shards[clips[0]]]]
+        common = set.intersection(*(set(self.parts[shard]) for shard in np.unique(self.shards[clips])))
+        names = [name for name in ("video", "audio", "has_audio", "focus") if name in common]
         batch = {name: self._rows(name, clips) for name in names}
         if "frames" in choice:
             frames = choice["frames"].to(batch["video"].device)
             places = torch.arange(len(clips), device=frames.device)[:, None]
-            return {**rest, "video": batch["video"][places, :, frames].transpose(1, 2).float()}
+            shown = {"video": batch["video"][places, :, frames].transpose(1, 2).float()}
+            if "focus" in batch:
+                shown["focus"] = batch["focus"][places, frames]
+            return {**rest, **shown}
         batch |= {name: batch[name].float() for name in ("video", "audio") if name in batch}
         return {**rest, **batch}
 

@@ -96,7 +96,8 @@ def _open_one(
         from ..tabletop.source import TabletopClips
 
         compiled = can_compile(torch.device(device))
-        return TabletopClips(load_trajectories(path), spec, split, device=device, compiled=compiled, **options)
+        scenes = load_trajectories(path)
+        return TabletopClips(scenes, spec, split, device=device, compiled=compiled, with_focus=True, **options)
     if (path / INDEX).is_file() or list(path.glob("*.tar*")):
         from .recordings import Recordings, shard_recordings
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..flow import Preconditioning, preconditioning
 from .blocks import JointBlock, NoiseLevelEmbedding, TextBlock, modulate, spread
+from .context import Context
 from .rope import audio_angles, position_angles, video_angles
 
 VIDEO, AUDIO, TEXT = range(3)
@@ -126,6 +127,8 @@ class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     _no_split_modules = ("JointBlock", "TextBlock")
     _repeated_blocks = ("JointBlock",)
     _skip_layerwise_casting_patterns = ("video_in", "audio_in", "level", "norm", "head")
+    context: Context | None = None
+    """The processes that tokens are shared out over, by ``context.share_tokens``; each is given whole clips."""
 
     @register_to_config
     def __init__(
@@ -220,18 +223,26 @@ class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         if any(part.ndim == 3 for part in angles):
             angles = [part.expand(batch, -1, -1) for part in angles]
 
-        x = torch.cat(tokens, dim=1)
         sizes = [part.shape[1] for part in tokens]
-        all_angles = torch.cat(angles, dim=-2)
-        cos, sin = all_angles.cos(), all_angles.sin()
         if mask is not None:
-            mask = F.pad(mask, (x.shape[1] - mask.shape[1], 0), value=True)[:, None, None]
+            mask = F.pad(mask, (sum(sizes[:-1]), 0), value=True)[:, None, None]
         embedded = [F.silu(self.level_embedding(level)) for level in levels]
         modulations = [self.level_modulation(vectors) for vectors in embedded]
         modulations.append(torch.zeros_like(modulations[0][:, :1]))  # text has no noise level
         for vectors in modulations:
             # Scales and gates count from 1, so that no modulation changes nothing.
             vectors.unflatten(-1, (2, 3, -1))[..., 1:, :] += 1
+        outputs = [self.level_output(vectors) for vectors in embedded]
+        whole = sizes
+        if self.context is not None:
+            mask = self.context.mask(mask, whole, text.device)
+            modulations, outputs = (self.context.of_tokens(vectors, whole) for vectors in (modulations, outputs))
+            tokens = [self.context.part(part) for part in tokens]
+            angles = [self.context.part(part, dim=-2) for part in angles]
+            sizes = [part.shape[1] for part in tokens]
+        x = torch.cat(tokens, dim=1)
+        all_angles = torch.cat(angles, dim=-2)
+        cos, sin = all_angles.cos(), all_angles.sin()
         kinds = [kind for kind, part in ((VIDEO, video), (AUDIO, audio), (TEXT, text)) if part is not None]
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -239,11 +250,13 @@ class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             else:
                 x = block(x, modulations, kinds, sizes, cos, sin, mask)
 
-        streams = x.split(sizes, dim=1)
+        heads = [head for head, part in ((self.video_head, video), (self.audio_head, audio)) if part is not None]
+        answers = [head(part, level) for head, part, level in zip(heads, x.split(sizes, dim=1), outputs, strict=False)]
+        if self.context is not None:
+            answers = [self.context.whole(part, size) for part, size in zip(answers, whole, strict=False)]
         video_velocity = audio_velocity = None
         if video is not None:
-            patches = self.video_head(streams[0], self.level_output(embedded[0]))
-            video_velocity = self._unpatchify(patches, video)
+            video_velocity = self._unpatchify(answers[0], video)
             if self.local is not None:
                 split = (video.shape[1], self.config.local_width)
                 _, stem = features.split(split, dim=1)
@@ -252,7 +265,7 @@ class JointDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             if video_scaling is not None:
                 video_velocity = video_scaling.skip * video + video_scaling.gain * video_velocity
         if audio is not None:
-            audio_velocity = self.audio_head(streams[-2], self.level_output(embedded[-1])).transpose(1, 2)
+            audio_velocity = answers[-1].transpose(1, 2)
             if audio_scaling is not None:
                 audio_velocity = audio_scaling.skip * audio + audio_scaling.gain * audio_velocity
         if return_dict:

@@ -291,11 +291,7 @@ def _render_group(frames: Tensor, bodies: Tensor, shared: Tensor, height: int, w
             drawn = draw.shadow(offsets, canvas[place], tile_rows(frame, tiles[call]), bodies[frame, slot])
             canvas[place[:size]] = drawn[:size]
 
-    # A ball's box is turned to the camera, where it is the tightest.
-    cubes = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)], device=device)
-    turned = frames[:, None, 3:12].expand(-1, slots, -1)
-    axes = torch.where(bodies[..., 15:16] > 0.5, turned, bodies[..., 3:12]).unflatten(2, (3, 3))
-    box = centre[:, :, None] + (cubes @ axes) * half[:, :, None]
+    box = _box_corners(frames, bodies)
     order = (centre - frames[:, None, 0:3]).norm(dim=-1).argsort(1, descending=True)
     every = torch.arange(count, device=device)
     for rank in range(slots):
@@ -322,6 +318,15 @@ def _render_group(frames: Tensor, bodies: Tensor, shared: Tensor, height: int, w
         picture[begin:end] = draw.develop(canvas[begin:end])
     picture = picture.view(count, rows, columns, 3, TILE_HEIGHT, TILE_WIDTH).permute(0, 1, 4, 2, 5, 3)
     return picture.reshape(count, rows * TILE_HEIGHT, columns * TILE_WIDTH, 3)[:, :height, :width]
+
+
+def _box_corners(frames: Tensor, bodies: Tensor) -> Tensor:
+    """(F, slots, 8, 3): of a box around each body; a ball's is turned to the camera, where it is the tightest."""
+    signs = (-1.0, 1.0)
+    cube = torch.tensor([[x, y, z] for x in signs for y in signs for z in signs], device=frames.device)
+    turned = frames[:, None, 3:12].expand(-1, bodies.shape[1], -1)
+    axes = torch.where(bodies[..., 15:16] > 0.5, turned, bodies[..., 3:12]).unflatten(2, (3, 3))
+    return bodies[..., None, 0:3] + (cube @ axes) * bodies[..., None, 21:22]
 
 
 def _shadow_corners(frames: Tensor, centre: Tensor, half: Tensor) -> Tensor:
@@ -378,17 +383,10 @@ def render(
     total = num_frames * len(looks)
     if compiled is None:
         compiled = can_compile(device) and total * height * width >= COMPILE_FROM_FRAMES * 128 * 128
-    slots = max(len(trajectory.bodies) for trajectory in trajectories)
-    frame_rows, body_rows, shared = [], [], []
-    for index, (trajectory, look, start) in enumerate(zip(trajectories, looks, starts, strict=True)):
-        times_s = start + np.arange(num_frames) / float(frame_rate)
-        frame_rows.append(_frame_rows(trajectory, look, times_s, width))
-        body_rows.append(_body_rows(trajectory, look, times_s, slots))
-        still = look.camera == "static"
-        shared.append(np.full(num_frames, index * num_frames) if still else index * num_frames + np.arange(num_frames))
-    frames = torch.from_numpy(np.concatenate(frame_rows)).float().to(device)
-    bodies = torch.from_numpy(np.concatenate(body_rows)).float().to(device)
-    views = torch.from_numpy(np.concatenate(shared)).to(device)
+    frames, bodies = _rows(trajectories, looks, starts, num_frames, float(frame_rate), width, device)
+    views = torch.arange(total, device=device).view(len(looks), num_frames)
+    still = torch.tensor([look.camera == "static" for look in looks], device=device)
+    views = torch.where(still[:, None], views[:, :1], views).flatten()
 
     step = max(1, (PIXELS_A_GROUP if device.type == "cpu" else PIXELS_A_GPU_GROUP) // (height * width))
     with torch.no_grad():
@@ -402,6 +400,53 @@ def render(
     if mirrored.any():
         pictures[mirrored] = pictures[mirrored].flip(3)
     return pictures
+
+
+def body_rectangles(
+    trajectories: list[Trajectory],
+    looks: list[Look],
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    frame_rate: float = 24,
+    start_times_s: Sequence[float],
+) -> np.ndarray:
+    """Where the bodies are in the pictures of ``render``: (B, T, slots, 4) left, top, right, bottom in pixels.
+
+    A rectangle holds its body with a pixel to spare and may reach beyond the picture; that of an unused slot, or of a
+    body behind the camera, has its right left of its left.
+    """
+    frames, bodies = _rows(trajectories, looks, start_times_s, num_frames, frame_rate, width, torch.device("cpu"))
+    middle = torch.tensor([width / 2, height / 2])
+    corners, used = _box_corners(frames, bodies), bodies[..., 2] > UNUSED_BELOW_M
+    sides = [torch.cat(_outline(corners[:, n], frames, middle, used[:, n]), 1) for n in range(bodies.shape[1])]
+    found = torch.stack(sides, 1).view(len(looks), num_frames, -1, 4)
+    for clip, look in zip(found, looks, strict=True):
+        if look.mirrored:
+            seen = clip[..., 2] >= clip[..., 0]
+            clip[seen] = clip[seen][:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([width, 0, width, 0])
+    return found.numpy()
+
+
+def _rows(
+    trajectories: list[Trajectory],
+    looks: list[Look],
+    starts_s: Sequence[float] | np.ndarray,
+    num_frames: int,
+    frame_rate: float,
+    width: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """``_frame_rows`` and ``_body_rows`` of clips, one after the other, as the shading passes take them."""
+    slots = max(len(trajectory.bodies) for trajectory in trajectories)
+    frames, bodies = [], []
+    for trajectory, look, start_s in zip(trajectories, looks, starts_s, strict=True):
+        times_s = start_s + np.arange(num_frames) / frame_rate
+        frames.append(_frame_rows(trajectory, look, times_s, width))
+        bodies.append(_body_rows(trajectory, look, times_s, slots))
+    both = (torch.from_numpy(np.concatenate(rows)).float().to(device) for rows in (frames, bodies))
+    return tuple(both)  # type: ignore[return-value]
 
 
 def _check(trajectory: Trajectory, look: Look) -> None:

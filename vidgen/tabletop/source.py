@@ -1,6 +1,7 @@
 """Training clips made on the spot: a stored trajectory with a look, words and a moment drawn anew each time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 from ..clip import ClipSpec
 from ..errors import InputError
 from .captions import SPLITS, attributes, can_be_held_out, describe, events, sample_look
-from .render import render
+from .render import body_rectangles, render
 from .scene import POSE_RATE_HZ, Trajectory
 from .sound import synthesise
 
@@ -30,6 +31,7 @@ class TabletopClips(Dataset):
         split: ``train``, ``held_out`` (only trajectories that can show a held-out triple are kept) or ``any``.
         device: where pictures are rendered; sound is made on the CPU.
         with_video, with_audio: leave out what is not needed.
+        with_focus: tell where the bodies are.
         variants: how many wordings besides the canonical one.
         compiled: see ``render``.
 
@@ -47,6 +49,7 @@ class TabletopClips(Dataset):
         *,
         with_video: bool = True,
         with_audio: bool = True,
+        with_focus: bool = False,
         variants: int = 3,
         compiled: bool | None = None,
     ):
@@ -59,7 +62,8 @@ class TabletopClips(Dataset):
         if spec.duration_s > shortest_s + 1e-6:
             raise InputError(f"a clip of {spec.duration_s:.3f} s is longer than a trajectory of {shortest_s:.3f} s")
         self.spec, self.split, self.seed, self.device = spec, split, seed, device
-        self.with_video, self.with_audio, self.variants, self.compiled = with_video, with_audio, variants, compiled
+        self.with_video, self.with_audio, self.with_focus = with_video, with_audio, with_focus
+        self.variants, self.compiled = variants, compiled
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -70,6 +74,7 @@ class TabletopClips(Dataset):
         Returns:
             video: (B, T, H, W, 3) uint8 on ``device``, unless left out.
             audio: (B, 1, N) float32 in [-1, 1], unless left out.
+            focus: (B, t, h, w) bool over video latents, if asked for: those which a body may touch.
             has_audio: (B,) bool, true: silence is this world's true sound where nothing touches.
             captions: for each clip a list of wordings, the canonical one first.
             truth: B dicts as ``captions.attributes`` returns them, with ``start_s`` and the ``events`` in the clip.
@@ -103,18 +108,12 @@ class TabletopClips(Dataset):
                     )
                 )
         batch = {"has_audio": torch.full((len(shown),), self.with_audio), "captions": captions, "truth": truth}
+        size = {"num_frames": spec.num_frames, "height": spec.height, "width": spec.width}
+        film: dict[str, Any] = size | {"frame_rate": float(spec.frame_rate), "start_times_s": starts_s}
         if self.with_video:
-            batch["video"] = render(
-                shown,
-                looks,
-                num_frames=spec.num_frames,
-                height=spec.height,
-                width=spec.width,
-                frame_rate=float(spec.frame_rate),
-                start_times_s=starts_s,
-                device=self.device,
-                compiled=self.compiled,
-            )
+            batch["video"] = render(shown, looks, **film, device=self.device, compiled=self.compiled)
+        if self.with_focus:
+            batch["focus"] = torch.from_numpy(touched_latents(body_rectangles(shown, looks, **film), spec))
         if self.with_audio:
             batch["audio"] = torch.from_numpy(np.stack(sounds))[:, None]
         return batch
@@ -124,3 +123,18 @@ class TabletopClips(Dataset):
         rate = float(self.spec.frame_rate)
         spare_frames = int((len(trajectory.positions_m) - 1) / POSE_RATE_HZ * rate + 1e-6) - self.spec.num_frames
         return int(rng.integers(max(0, spare_frames) + 1)) / rate
+
+
+def touched_latents(rectangles: np.ndarray, spec: ClipSpec) -> np.ndarray:
+    """Which video latents (B, t, h, w) stand for pixels in one of the rectangles (B, T, n, 4) of their frames.
+
+    A rectangle is left, top, right, bottom in pixels, its right left of its left where there is none.
+    """
+    left, top, right, bottom = (rectangles[..., side, None] for side in range(4))
+    edge = spec.compression.pixels
+    columns, rows = np.arange(spec.latent_width) * edge, np.arange(spec.latent_height) * edge
+    across = (left < columns + edge) & (right > columns) & (left <= right)
+    down = (top < rows + edge) & (bottom > rows) & (top <= bottom)
+    touched = np.einsum("btnh,btnw->bthw", down, across)  # of booleans: any
+    owner = np.array([spec.latent_frame(frame) for frame in range(rectangles.shape[1])])
+    return np.stack([touched[:, owner == latent].any(1) for latent in range(spec.latent_frames)], 1)
