@@ -269,7 +269,9 @@ def main() -> None:
         fit("body", verifier.body, 5 * len(pairs["pieces"]), 3e-3, losses)
     if "place" in parts:
         wide = make_wide(trajectories, args.wide, args.seed)
-        fit("place", verifier.place, 6 * len(wide["pieces"]), 4e-3, place_losses(verifier.place, wide, BATCH, args.seed))
+        fit(
+            "place", verifier.place, 6 * len(wide["pieces"]), 4e-3, place_losses(verifier.place, wide, BATCH, args.seed)
+        )
     if set(parts) & {"motion", "impact"}:
         tracks = make_tracks(trajectories, args.tracks, 49, args.seed)
     if "motion" in parts:
