@@ -2,8 +2,8 @@
 
     python -m eval.physical CLIPS
 
-prints the figures of a folder of clips as they are, with their frames in random order, and spliced: half of one clip and
-the rest of the next.
+prints the figures of a folder of clips as they are, with their frames in random order, and spliced: half of one clip
+and the rest of the next.
 
 Each figure is near 0 on the generator's own clips and grows with the fault that it is named after. They are read off
 one picture plane, so small values mean little.

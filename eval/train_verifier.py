@@ -5,9 +5,9 @@
 
 Bodies of every colour, material and shape are shown, held-out triples too: this is an instrument, not the model. The
 shipped weights were then trained on with ``--seed 1 --only locator motion`` and ``--seed 1 --only body --rounds 0.5``.
-What impacts are seen by is trained anew, and in one round, by ``--only place impact --anew --seed 5``, the other networks
-staying as they are. The shipped ``place`` came from 1,500 steps of it on 900 scenes, the shipped ``impact`` from three
-rounds on made-up tracks and 700 more steps with 320 films.
+What impacts are seen by is trained anew, and in one round, by ``--only place impact --anew --seed 5``, the other
+networks staying as they are. The shipped ``place`` came from 1,500 steps of it on 900 scenes, the shipped ``impact``
+from three rounds on made-up tracks and 700 more steps with 320 films.
 """
 
 import argparse

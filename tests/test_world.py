@@ -25,13 +25,14 @@ from eval.impacts import (
     visible_groups,
 )
 from eval.networks import PICTURE, TRACK_FEATURES, ImpactReader
-from eval.physical import HORIZON_PX, figures, measure
+from eval.physical import HORIZON_PX, figures, measure, shuffled, spliced
+from eval.physical import table as physical_table
 from eval.sound import FEATURES, SoundReader, features, fit
 from eval.sound import WEIGHTS as SOUND_WEIGHTS
 from eval.tabletop import Observation, observe, summarise, table
 from eval.train_sound import confusion, hear, worn
 from eval.train_verifier import impact_loss
-from eval.verifier import WEIGHTS, Seen, Verifier, weights_sha256
+from eval.verifier import WEIGHTS, Found, Seen, Verifier, weights_sha256
 from eval.verifier_data import blows, make_tracks
 from tests.test_eval import ASKED, bounced, finding, scene
 from tests.test_onsets import bouncing
@@ -473,6 +474,23 @@ def test_sinking_needs_a_camera_that_stands_still_and_a_ground():
     assert figures(sinks, False)["sinking"] is None
     rests = figures(clip_of([(64.0, 64.0)] * 60), True)
     assert (rests["sinking"], rests["jerk"], rests["bounce_gain"]) == (0, 0, None)
+
+
+def test_clips_stand_beside_their_shuffled_and_spliced_selves():
+    found = [Found(torch.arange(60.0).reshape(60, 1, 1, 1), clip_of(bounce()), 0) for _ in range(2)]
+    found[1] = replace(found[1], findings=clip_of(bounce(), colours=(3,)))
+    mixed = shuffled(found[0], 1)
+    order = mixed.pictures.flatten().int().tolist()
+    assert sorted(order) == list(range(60)) != order
+    assert mixed.findings == [found[0].findings[frame] for frame in order]  # pictures and findings go together
+    assert figures(mixed.findings, True)["jerk"] > 3 * figures(found[0].findings, True)["jerk"]
+    joined = spliced(*found)
+    assert joined.findings[29] is found[0].findings[29]
+    assert joined.findings[30] is found[1].findings[30]
+    assert figures(joined.findings, True)["vanishing"] > 0.4
+    told = physical_table({"one": [{"x": 1.0, "y": None}, {"x": 2.0, "y": None}]})
+    assert "1.500 (1.950), 2" in told
+    assert told.splitlines()[-1].split() == ["y", "-"]
 
 
 def test_what_comes_nearer_on_the_floor_does_not_sink():
