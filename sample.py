@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
+    notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
     if notes:
         print("; ".join(notes), file=sys.stderr)
     if args.camera is not None:
@@ -147,11 +148,10 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
         load_loras(pipeline.transformer, [Lora.parse(text) for text in args.lora], fuse=True)
     load_s = time.perf_counter() - start_s
 
-    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
+    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.modality_guidance, args.solver)
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     story = {"story": jobs[0].story} if jobs[0].story else {}
     recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story
-    recorded |= {"lora": args.lora} if args.lora else {}
     version = pipeline.generation.model_version
     is_one_piece = given is not None or args.loop
     in_parts = bool(jobs[0].story) or recipe.is_made_in_parts(spec, pipeline.generation, is_one_piece)

@@ -45,7 +45,8 @@ from vidgen.noise import on_device
 from vidgen.optimizers import adamw, make_optimizers, set_learning_rate, update_average
 from vidgen.progress import Allowance, Log, Unread, Work, measured_peak_flops_per_s
 from vidgen.stages import Loss, Stage, distill_stage, dit_stage
-from vidgen.trackers import TRACKERS, open_trackers
+from vidgen.trackers import open_trackers
+from vidgen.train_options import parse_arguments
 from vidgen.validation import check_scoring, score, validate
 
 STAGES: dict[str, Callable[..., Stage]] = {
@@ -56,55 +57,10 @@ STAGES: dict[str, Callable[..., Stage]] = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
-    parser.add_argument(
-        "--data", required=True, nargs="+", action="extend", type=parse_source, metavar="PATH[:WEIGHT]",
-        help="shards (vidgen.data.prepare), a folder of clips, or a .npz of simulated scenes; several are mixed",
-    )  # fmt: skip
-    parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
-    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
-    parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
-    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end soon after")
-    parser.add_argument(
-        "--spend",
-        type=float,
-        metavar="SECONDS",
-        help="training time of the whole stage, in all runs together, instead of a number of steps",
-    )
-    parser.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
-    parser.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
-    parser.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
-    parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
-    parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
-    parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
-    parser.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
-    parser.add_argument(
-        "--text", help="dit: text encoder, a folder or a hub id (default: that of --model, else of the shipped model)"
-    )
-    parser.add_argument(
-        "--validation", type=Path, help="clips as in --data, never trained on; decide the best checkpoint"
-    )
-    parser.add_argument(
-        "--score-every", type=int, metavar="STEPS", help="FVD, sound distance, sync against --validation"
-    )
-    parser.add_argument("--log-with", nargs="+", choices=TRACKERS, help="show the run there (default: tensorboard)")
-    parser.add_argument(
-        "--peak-tflops", type=float, help="of one device, for the MFU (default: as measured at the start)"
-    )
-    parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
-    args = parser.parse_args()
-    for key in ("lora_rank", "lora_alpha"):
-        if getattr(args, key) is not None:
-            args.set.append(f"{key}={getattr(args, key)}")
-    return args
-
-
 def main() -> None:
     started = time.perf_counter()
     args = parse_arguments()
+    args.data = [parse_source(text) for text in args.data]
     cli.keep_freed_memory()
     settings = config.load(args.config, args.stage, args.set)
     if args.lora_alpha is not None and not getattr(settings, "lora_rank", 0):

@@ -1,10 +1,11 @@
 """How often the tabletop instrument itself is right, on fresh clips of the generator of which the truth is known:
 
-    python -m eval.accuracy --count 500 --seed 90001
+    python -m eval.accuracy --count 500 --seed 90002 --workers 2 --films films
 
 Scenes are simulated (the ``tabletop`` extra), filmed, written as mp4 and read again, as a model's clips are. What comes
 out is kept beside the weights, with their checksum, and stands beside every model's score; with other weights it does
 not count. Scenes of a seed that the instrument was trained on would flatter it: those of the shipped weights have 1.
+With ``--films`` a run that was broken off goes on: films stay in that folder, what was read of them in the cache.
 """
 
 import argparse
@@ -15,30 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vidgen.cli import run
-from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.files import replacing
-from vidgen.media import read_clip, write_video
-from vidgen.tabletop.captions import sample_look
+from vidgen.tabletop.archive import load_trajectories
 from vidgen.tabletop.scene import Trajectory
-from vidgen.tabletop.source import TabletopClips
 
 from .controls import follow
+from .films import Film, film
 from .impacts import FRAME_S, HEARD_WITHIN_S, Tally, audible_groups, tally, visible_groups
-from .tabletop import Observation, compare, observe, summarise
+from .measure import Sight, measure_files, observation, tabletop_measure
+from .tabletop import Observation, compare, summarise
 from .verifier import WEIGHTS, Verifier, weights_sha256
+from .workers import spread
 
 FILE = "accuracy.json"
-FILMED_AT_ONCE = 32
 
 
 def measure(
-    verifier: Verifier, trajectories: Sequence[Trajectory], seed: int, spec: ClipSpec | None = None
+    weights: Path, trajectories: Sequence[Trajectory], seed: int, folder: Path, workers: int = 1
 ) -> dict[str, Any]:
     """The instrument's own accuracy on one clip of each trajectory, with looks drawn anew.
+
+    Args:
+        weights: the instrument's folder.
+        folder: where the films of these scenes and this seed are kept; those that are there are not made anew.
 
     Returns:
         attributes: as ``summarise`` gives them: how often each verdict is right about a clip that shows what was asked.
@@ -47,25 +50,13 @@ def measure(
         impacts: ``seen`` and ``heard``: how many there were to tell (asked), the share ``found``, of all that were told
             the share that is ``true``, and median_s and p95_s of the error; within a frame and within 5 ms.
     """
-    spec = spec or ClipSpec()
-    clips = TabletopClips(trajectories, spec, "any", seed)
-    scores, observed, seen, heard = [], [], Tally(), Tally()
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=len(clips), desc="clips", disable=None) as bar:
-        path = Path(folder) / "clip.mp4"
-        for first in range(0, len(clips), FILMED_AT_ONCE):
-            indices = range(first, min(first + FILMED_AT_ONCE, len(clips)))
-            batch = clips[[(index, 0) for index in indices]]
-            for index, frames, waveform, truth in zip(
-                indices, batch["video"].numpy(), batch["audio"].numpy(), batch["truth"], strict=True
-            ):
-                write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz)
-                clip = read_clip(path)
-                observation = observe(verifier, clip.frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
-                observed.append(observation)
-                scores.append(compare(observation, truth))
-                ours, theirs = _impacts(trajectories[index], (seed, index, 0), truth, observation)
-                seen, heard = seen + ours, heard + theirs
-                bar.update()
+    films = film(trajectories, len(trajectories), folder, seed, workers)
+    measured = measure_files([filmed.path for filmed in films], [tabletop_measure(Sight(weights))], workers)
+    observed = [observation(one.values["tabletop"]) for one in measured]
+    scores = [compare(*pair) for pair in zip(observed, (filmed.truth for filmed in films), strict=True)]
+    seen, heard = Tally(), Tally()
+    for ours, theirs in spread(_impacts, list(zip(films, observed, strict=True)), workers, "impacts"):
+        seen, heard = seen + ours, heard + theirs
     summary = summarise(scores)
     return {
         "attributes": summary["attributes"],
@@ -76,16 +67,17 @@ def measure(
     }
 
 
-def _impacts(
-    trajectory: Trajectory, key: tuple[int, int, int], truth: dict, observation: Observation
-) -> tuple[Tally, Tally]:
-    """What was told of the impacts seen and heard; ``key`` draws the look as ``TabletopClips`` draws it."""
-    look = sample_look(np.random.default_rng(key), trajectory, "any")
-    start_s, duration_s = truth["start_s"], observation.duration_s
-    blows_s = [event["time_s"] for event in truth["events"]]
-    seen = tally(visible_groups(trajectory, look, start_s, duration_s), blows_s, observation.seen.impacts_s, FRAME_S)
-    groups = audible_groups(trajectory, start_s, duration_s, look.seed)
-    return seen, tally(groups, blows_s, observation.heard_s, HEARD_WITHIN_S)
+def _impacts(job: tuple[Film, Observation]) -> tuple[Tally, Tally]:
+    """What was told of the impacts seen and heard in a film."""
+    filmed, observed = job
+    start_s, duration_s = filmed.truth["start_s"], observed.duration_s
+    blows_s = [event["time_s"] for event in filmed.truth["events"]]
+    to_see = visible_groups(filmed.trajectory, filmed.look, start_s, duration_s)
+    to_hear = audible_groups(filmed.trajectory, start_s, duration_s, filmed.look.seed)
+    return (
+        tally(to_see, blows_s, observed.seen.impacts_s, FRAME_S),
+        tally(to_hear, blows_s, observed.heard_s, HEARD_WITHIN_S),
+    )
 
 
 def _shares(told: Tally, tolerance_s: float) -> dict[str, Any]:
@@ -144,29 +136,42 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told
 
 
-def main() -> None:
-    from vidgen.tabletop.physics import load_trajectories, simulate_many
+def _scenes(count: int, seed: int, folder: Path, workers: int) -> list[Trajectory]:
+    from vidgen.tabletop.physics import save_trajectories, simulate_many
 
+    path = folder / f"scenes-{count}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_trajectories(temporary, simulate_many(count, seed, workers))
+    return load_trajectories(path)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.accuracy", description=__doc__.split("\n")[0].rstrip(":"))
     parser.add_argument("--count", type=int, default=500, help="clips")
-    parser.add_argument("--seed", type=int, default=90001, help="of scenes and looks")
+    parser.add_argument("--seed", type=int, default=90002, help="of scenes and looks")
     parser.add_argument("--trajectories", type=Path, help="scenes (.npz) simulated before with this count and seed")
+    parser.add_argument("--films", type=Path, help="keep scenes and films here, and go on from what is there")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--verifier", type=Path, default=WEIGHTS, help="weights of the instrument")
     parser.add_argument("--output", type=Path, help=f"a JSON file (default: {FILE} beside the weights)")
     args = parser.parse_args()
-    if args.count < 8 or args.seed < 0:
-        raise InputError("--count must be at least 8, and --seed not negative")
-    verifier = Verifier.load(args.verifier)
-    if args.trajectories is not None:
-        trajectories = load_trajectories(args.trajectories)[: args.count]
-    else:
-        trajectories = simulate_many(args.count, args.seed)
-    found = {
-        "clips": len(trajectories),
-        "seed": args.seed,
-        "weights_sha256": weights_sha256(args.verifier),
-        **measure(verifier, trajectories, args.seed),
-    }
+    if args.count < 8 or args.seed < 0 or args.workers < 1:
+        raise InputError("--count must be at least 8, --seed not negative, and --workers at least 1")
+    Verifier.load(args.verifier)  # what is wrong with it is told before all the work
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if args.films is None else args.films / str(args.seed)
+        if args.trajectories is not None:
+            trajectories = load_trajectories(args.trajectories)[: args.count]
+        else:
+            trajectories = _scenes(args.count, args.seed, folder, args.workers)
+        found = {
+            "clips": len(trajectories),
+            "seed": args.seed,
+            "weights_sha256": weights_sha256(args.verifier),
+            **measure(args.verifier, trajectories, args.seed, folder, args.workers),
+        }
     path = args.output or args.verifier / FILE
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vidgen.errors import InputError
+from vidgen.tabletop.archive import load_trajectories
 
 from .distribution import clip_files
-from .generate import Asked, Made, film, folder_clips, generate, load_prompts, matched, sampled
+from .films import film
+from .generate import Asked, Made, folder_clips, generate, load_prompts, matched, sampled
 from .vbench_prompts import vbench_asked, vbench_prompts
 
 FILMED = 400
@@ -28,7 +30,8 @@ class Contender:
 def contend(args: argparse.Namespace) -> list[Contender]:
     """What is to be scored; a model's missing clips are made."""
     if args.real is not None:
-        made = film(args.real, args.limit or FILMED, args.output / "real", args.seed)
+        films = film(load_trajectories(args.real), args.limit or FILMED, args.output / "real", args.seed, args.workers)
+        made = [Made(Asked(filmed.caption, args.seed, filmed.truth), filmed.path) for filmed in films]
         return [Contender("generator", made, {"version": args.real.name})]
     if args.suite == "tabletop":
         asked = sampled(load_prompts(args.prompts, args.lists)[: args.limit], args.samples)
@@ -77,7 +80,8 @@ def part(text: str | None) -> tuple[int, int]:
 def reference_clips(args: argparse.Namespace, count: int) -> list[Path]:
     """The clips that distances are taken from; none if none are given."""
     if args.reference_scenes is not None:
-        return [clip.path for clip in film(args.reference_scenes, count, args.output / "reference", args.seed)]
+        scenes = load_trajectories(args.reference_scenes)
+        return [filmed.path for filmed in film(scenes, count, args.output / "reference", args.seed, args.workers)]
     if args.reference is not None:
         return clip_files(args.reference)
     of_folder = args.suite not in ("tabletop", "vbench") and (args.model or args.clips)

@@ -17,7 +17,8 @@ from vidgen.errors import InputError
 from vidgen.media import Clip, probe, read_clip
 
 from .quality import picture, sound
-from .verifier import Finding, Verifier, as_pictures
+from .tracks import Finding
+from .verifier import Verifier, as_pictures
 
 HOLD = 0.10
 """What may change, as a share."""

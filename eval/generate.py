@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import av.error
-import numpy as np
 
-from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import read_metadata, write_video
 from vidgen.published_folders import is_vidgen
 
 from . import models
-from .cache import sha256
 from .workers import spread
 
 SEED_STEP = 100_000
 """Between the seeds of two samples of one prompt, so that they meet no other prompt's."""
-FILMED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -162,41 +158,6 @@ def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[s
             return
         with replacing(rows[0][1].with_suffix(".failed")) as temporary:
             temporary.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
-
-
-def film(trajectories: Path, count: int, folder: Path, seed: int) -> list[Made]:
-    """``count`` clips of the tabletop generator as mp4 files, with looks drawn anew, each with the truth about it.
-
-    Raises:
-        InputError: no such trajectories, or the folder holds clips of others.
-    """
-    from vidgen.tabletop.archive import load_trajectories
-    from vidgen.tabletop.source import TabletopClips
-
-    clips: Any = TabletopClips(load_trajectories(trajectories), spec := ClipSpec(), "any", seed)
-    source = f"{sha256(trajectories)[:16]} {seed}"
-    order = np.random.default_rng(seed).permutation(len(clips)).tolist()
-    paths = [folder / f"real-{index:04d}.mp4" for index in range(count)]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-
-    def draw(indices: list[int]) -> None:
-        batch = clips[[(order[index % len(clips)], index // len(clips)) for index in indices]]
-        for index, frames, waveform, wordings, truth in zip(
-            indices, batch["video"].numpy(), batch["audio"].numpy(), batch["captions"], batch["truth"], strict=True
-        ):
-            tags = {"prompt": wordings[0], "source": source, "truth": json.dumps(truth)}
-            write_video(paths[index], frames, waveform, spec.frame_rate, spec.sample_rate_hz, tags)
-
-    starts = range(0, len(missing), FILMED_AT_ONCE)
-    for _ in spread(draw, [missing[at : at + FILMED_AT_ONCE] for at in starts], desc="filmed", weigh=len):
-        pass
-    made = []
-    for path in paths:
-        tags = read_metadata(path)
-        if tags.get("source") != source:
-            raise InputError(f"{path} shows other scenes: give another --output")
-        made.append(Made(Asked(tags["prompt"], seed, json.loads(tags["truth"])), path))
-    return made
 
 
 def folder_clips(folder: Path) -> list[Made]:

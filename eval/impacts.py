@@ -14,7 +14,7 @@ from vidgen.tabletop.scene import Look, Trajectory
 from vidgen.tabletop.sound import synthesise
 
 from .networks import FRAME_RATE_HZ
-from .verifier_data import visible_impacts_s
+from .verifier_data import blows, visible_impacts_s
 
 FRAME_S = 1 / FRAME_RATE_HZ
 SEEN_APART_S = 2 * FRAME_S
@@ -64,9 +64,19 @@ def grouped(moments_s: Sequence[float], apart_s: float) -> list[list[float]]:
 
 
 def visible_groups(trajectory: Trajectory, look: Look, start_s: float, duration_s: float) -> list[list[float]]:
-    """Blows to be seen in a stretch of a scene, in seconds from its start; see ``verifier_data.visible_impacts_s``."""
-    moments = [moment - start_s for moment in visible_impacts_s(trajectory, look)]
-    return grouped([moment for moment in moments if 0 <= moment < duration_s], SEEN_APART_S)
+    """Blows to be seen in a stretch of a scene, in seconds from its start; see ``verifier_data.visible_impacts_s``.
+
+    A group is of blows that change a body's speed enough, and counts if one of them can be seen and the stretch holds
+    a step from frame to frame before and one after that one.
+    """
+    visible = [moment - start_s for moment in visible_impacts_s(trajectory, look)]
+    strong = [
+        contact.time_s - start_s for contact in trajectory.contacts if max(blows(trajectory, contact).values()) >= 1
+    ]
+    last_s = duration_s - FRAME_S  # when the last frame is shown
+    asked = {moment for moment in visible if FRAME_S <= moment <= last_s - FRAME_S}
+    groups = grouped([moment for moment in strong if 0 <= moment < duration_s], SEEN_APART_S)
+    return [group for group in groups if asked.intersection(group)]
 
 
 def audible_groups(

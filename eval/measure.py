@@ -19,11 +19,11 @@ from vidgen.errors import InputError
 from vidgen.files import replacing
 from vidgen.media import Clip, read_clip
 
-from . import impacts, motion, networks, physical, quality, sound, subject, sync, tabletop, verifier
+from . import impacts, motion, networks, physical, quality, sound, subject, sync, tabletop, tracks, verifier
 from .cache import code_sha256, kept_at, sha256
 from .fetch import weights_path
 from .tabletop import Observation
-from .verifier import Seen, Verifier
+from .verifier import Found, Seen, Verifier
 from .workers import spread
 
 
@@ -63,27 +63,45 @@ def quality_measure() -> Measure:
     return Measure("quality", code_sha256(quality, motion, sync, onsets, media), quality.measure_file)
 
 
-def tabletop_measure(weights: Path, blur_px: float = 0.0) -> Measure:
+class Sight:
+    """What the tabletop instrument finds in a clip, kept for the next measure that asks for it of the same clip."""
+
+    def __init__(self, weights: Path, blur_px: float = 0.0):
+        self.weights, self.blur_px = weights, blur_px
+        self._last: tuple[Clip, Found] | None = None
+
+    def __reduce__(self) -> tuple:
+        return Sight, (self.weights, self.blur_px)  # another process looks for itself
+
+    def find(self, clip: Clip) -> Found:
+        if self._last is None or self._last[0] is not clip:
+            frames = blurred(clip.frames, self.blur_px)
+            self._last = clip, load_verifier(self.weights).find(frames, float(clip.frame_rate))
+        return self._last[1]
+
+
+def tabletop_measure(sight: Sight) -> Measure:
     """What the tabletop instrument reads; ``observation`` makes an ``Observation`` of it.
 
     Raises:
         InputError: the instrument's weights are missing or damaged.
     """
-    load_verifier(weights)
-    code = code_sha256(tabletop, verifier, networks, impacts, sound, onsets, media)
-    version = f"{code} {verifier_sha256(weights)} blur {blur_px:g}"
-    return Measure("tabletop", version, partial(_observed, weights=weights, blur_px=blur_px))
+    load_verifier(sight.weights)
+    code = code_sha256(tabletop, verifier, tracks, networks, impacts, sound, onsets, media)
+    version = f"{code} {verifier_sha256(sight.weights)} blur {sight.blur_px:g}"
+    return Measure("tabletop", version, partial(_observed, sight=sight))
 
 
-def physical_measure(weights: Path, blur_px: float = 0.0) -> Measure:
+def physical_measure(sight: Sight) -> Measure:
     """Whether bodies stay themselves, stay there, and keep to the floor: see ``physical.measure``.
 
     Raises:
         InputError: the instrument's weights are missing or damaged.
     """
-    load_verifier(weights)
-    version = f"{code_sha256(physical, verifier, networks, media)} {verifier_sha256(weights)} blur {blur_px:g}"
-    return Measure("physical", version, partial(_physical, weights=weights, blur_px=blur_px))
+    load_verifier(sight.weights)
+    code = code_sha256(physical, verifier, tracks, networks, media)
+    version = f"{code} {verifier_sha256(sight.weights)} blur {sight.blur_px:g}"
+    return Measure("physical", version, partial(_physical, sight=sight))
 
 
 def subject_measure() -> Measure:
@@ -182,13 +200,14 @@ def verifier_sha256(weights: Path) -> str:
     return verifier.weights_sha256(weights)
 
 
-def _observed(path: Path, clip: Clip, weights: Path, blur_px: float) -> Observation:
-    frames = blurred(clip.frames, blur_px)
-    return tabletop.observe(load_verifier(weights), frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
+def _observed(path: Path, clip: Clip, sight: Sight) -> Observation:
+    instrument = load_verifier(sight.weights)
+    seen, duration_s = instrument.tell(sight.find(clip)), len(clip.frames) / float(clip.frame_rate)
+    return tabletop.hear(instrument, seen, clip.waveform, duration_s, clip.sample_rate_hz)
 
 
-def _physical(path: Path, clip: Clip, weights: Path, blur_px: float) -> dict[str, float | None]:
-    return physical.measure(load_verifier(weights), blurred(clip.frames, blur_px), float(clip.frame_rate))
+def _physical(path: Path, clip: Clip, sight: Sight) -> dict[str, float | None]:
+    return physical.measure(load_verifier(sight.weights), sight.find(clip))
 
 
 def _subject(path: Path, clip: Clip) -> dict[str, float | None]:

@@ -14,6 +14,8 @@ CELLS = 16
 """Cells to a side of the map of bodies."""
 CROP = 48
 """Pixels to a side of what is cut out around a body."""
+WIDE = 80
+"""... and to find its middle: a big cube that stands on a corner is wider than ``CROP``."""
 FRAME_RATE_HZ = 24.0
 MAX_BODIES = 3
 PAIR_FRAMES = 12
@@ -84,6 +86,26 @@ class BodyReader(nn.Module):
     def forward(self, pieces: Tensor) -> dict[str, Tensor]:
         told = self.heads(self.trunk((pieces - 0.5) * 4))
         return dict(zip(CLOSE_UP, told.split(tuple(CLOSE_UP.values()), 1), strict=True))
+
+
+class PlaceReader(nn.Module):
+    """Wider pieces of pictures at half their size (B, 3, 40, 40) in [0, 1] -> (B, 3): where the body's middle is.
+
+    Its (x, y) from the middle of the piece over 16 pixels of the picture, and the logarithm of the half size in
+    pixels over 16. Impacts are read off how bodies move, so a middle that wanders while a cube turns reads as a blow:
+    the whole outline has to be seen.
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            _convolution(3, width, 2), Residual(width), _convolution(width, 2 * width, 2), Residual(2 * width),
+            nn.Conv2d(2 * width, width, 1), nn.ReLU(), nn.Flatten(), nn.Linear(width * (WIDE // 8) ** 2, 64), nn.ReLU(),
+            nn.Linear(64, 3),
+        )  # fmt: skip
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        return self.layers((pieces - 0.5) * 4)
 
 
 class MotionReader(nn.Module):

@@ -1,7 +1,7 @@
 """Does a clip keep to what bodies do? From the tracks of the tabletop instrument, whatever the prompt asked for.
 
 Each figure is near 0 on the generator's own clips and grows with the fault that it is named after. They are read off
-one picture plane: a body that comes nearer and one that sinks look alike for a while, so small values mean nothing.
+one picture plane, so small values mean little.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from .networks import PICTURE
-from .verifier import SURE, Finding, Track, Verifier, as_pictures, link
+from .tracks import SURE, Finding, Track, link
+from .verifier import Found, Verifier
 
 WINDOW = 6
 """Frames that a body's looks are averaged over."""
@@ -19,6 +20,8 @@ STILL = 0.06
 """A body that rises or falls by less than this many half sizes a frame, for three frames, is carried."""
 FALL = 0.25
 """One that gets lower by more than this many half sizes a frame falls."""
+HORIZON_PX = 33.0
+"""Row of the horizon under the tabletop's static camera: what stands on the floor is as far below it as it is large."""
 PROMINENCE = 0.35
 """A rise or fall by less than this many half sizes is no bounce."""
 
@@ -40,11 +43,11 @@ class _Path:
         return self.first + len(self.places) - 1
 
 
-def measure(verifier: Verifier, frames: np.ndarray, frame_rate: float) -> dict[str, float | None]:
+def measure(verifier: Verifier, found: Found) -> dict[str, float | None]:
     """The figures of one clip, each the worst of its bodies. None where there is nothing to judge it by.
 
     Args:
-        frames: (T, H, W, 3) uint8.
+        found: in the clip, by ``Verifier.find``.
 
     Returns:
         colour_drift: greatest Hellinger distance, 0 to 1, of a body's colour over six frames from that of its first
@@ -57,21 +60,16 @@ def measure(verifier: Verifier, frames: np.ndarray, frame_rate: float) -> dict[s
         jerk: change of the step from frame to frame over the steps themselves; about 1.7 for places in random order.
         bounce_gain: by how many of its half sizes a body rises higher than it fell from, after touching down away from
             other bodies. None if no bounce is seen.
-        sinking: by how many half sizes a body gets lower than where it first touched down or rested. None where the
-            camera moves, or nothing touches down.
+        sinking: by how many half sizes a body gets lower than where it first touched down or rested, beyond what its
+            growing in the picture explains. None where the camera moves, or nothing touches down.
         overlap: share of the sum of two half sizes by which bodies that stand equally far away reach into each other.
             None for fewer than two bodies.
-
-    Raises:
-        ValueError: frames of another shape or type.
     """
-    seen = verifier.read(frames, frame_rate)
-    found, _ = verifier.detect(as_pictures(frames, float(frame_rate)))
-    return figures(found, seen.camera == "static")
+    return figures(found.findings, verifier.camera_motion(found.pictures) == "static")
 
 
 def figures(found: list[list[Finding]], camera_static: bool) -> dict[str, float | None]:
-    """``measure``, from what ``Verifier.detect`` found in each of T frames."""
+    """``measure``, from the findings in each of T frames."""
     tracks = link(found)
     paths = [_path(track) for track in tracks]
     long = [track for track in tracks if len(track.frames) >= 2 * WINDOW]
@@ -189,7 +187,11 @@ def _bounces(path: _Path, paths: list[_Path]) -> tuple[float | None, float | Non
     # Between two frames a bounce gets lower than in either, so the lowest of them is the ground. Sunk is what ends
     # lower, not what was misread in one frame.
     level = min(height[ground], *(-path.places[lows, 1] / half_size)) if lows else height[ground]
-    return gain, float(max(0.0, level - np.median(height[-WINDOW:])))
+    # What comes nearer on the floor gets lower, too, but larger by the same factor, counted from the horizon.
+    nearer = np.median(path.half_sizes[-WINDOW:]) / np.median(path.half_sizes[max(0, ground - 2) : ground + 3])
+    below_horizon = max(0.0, -level - HORIZON_PX / half_size)
+    expected = below_horizon * max(0.0, float(nearer) - 1)
+    return gain, float(max(0.0, level - np.median(height[-WINDOW:]) - expected))
 
 
 def _turns(height: np.ndarray) -> list[tuple[int, int]]:

@@ -26,13 +26,13 @@ from vidgen.loading import choose_device
 from vidgen.published_folders import is_vidgen
 
 from . import accuracy, against, report, results, tables, vbench
-from .contenders import FILMED, Contender, contend, reference_clips
-from .distribution import METRICS
+from .contenders import Contender, contend, reference_clips
 from .generate import prompts_sha256
 from .judge import judgement, verdicts
 from .measure import (
     Measure,
     Measured,
+    Sight,
     measure_files,
     physical_measure,
     quality_measure,
@@ -40,65 +40,9 @@ from .measure import (
     tabletop_measure,
 )
 from .optional import optional_measures
-from .prompt_lists import LISTS
+from .options import parse_arguments
 from .tabletop import table
 from .vbench_prompts import vbench_prompts
-from .verifier import WEIGHTS
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.split("\n")[0].rstrip(":"))
-    parser.add_argument("--model", type=Path, action="append", default=[], help="folder of a model; may be repeated")
-    parser.add_argument(
-        "--clips", type=Path, action="append", default=[], metavar="FOLDER",
-        help="clips that another program made for the suite's prompts, found by their captions; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--suite", default="tabletop", help="tabletop (default), vbench, or a folder of clips")
-    parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
-    what = parser.add_argument_group("what is made and measured")
-    what.add_argument("--prompts", type=Path, help="a JSON file instead of the suite's own prompts")
-    what.add_argument(
-        "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
-    )
-    what.add_argument("--limit", type=int, help=f"the first so many prompts or clips (real ones: {FILMED})")
-    what.add_argument("--samples", type=int, default=1, help="clips of each prompt, with other seeds")
-    what.add_argument("--reference", type=Path, help="a folder of clips that distances are taken from")
-    what.add_argument("--reference-scenes", type=Path, help="the same, filmed of simulated scenes (.npz)")
-    what.add_argument("--distances", nargs="+", choices=METRICS, default=list(METRICS), help="which (default: all)")
-    what.add_argument("--i3d", type=Path, help="i3d_torchscript.pt to use for video in place of fetched weights")
-    more = parser.add_argument_group(
-        "what others' weights and packages add (python -m eval.doctor tells what is there)"
-    )
-    more.add_argument("--vbench-python", type=Path, help="Python of an environment that holds the package vbench")
-    more.add_argument("--vbench-dimensions", nargs="+", metavar="NAME", help="which (default: all that apply)")
-    more.add_argument("--clap", metavar="MODEL", help="CLAP: a folder, or a name on the hub")
-    more.add_argument("--synchformer", type=Path, help="Synchformer as TorchScript")
-    more.add_argument("--imagebind", type=Path, help="imagebind_huge.pth")
-    how = parser.add_argument_group("how")
-    how.add_argument("--workers", type=int, default=1, help="processes that make and measure clips")
-    how.add_argument("--part", metavar="K/N", help="make the K-th of N parts of what is missing, and measure nothing")
-    how.add_argument("--batch", type=int, default=4, help="clips made at once")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, mps: where clips are made")
-    how.add_argument("--blind", action="store_true", help="report: models in random order, named at the end only")
-    how.add_argument("--embed-mib", type=float, default=24.0, help="report: clips of so much in the page, more linked")
-    check = parser.add_argument_group("tests of the instrument")
-    check.add_argument("--real", type=Path, help="score clips of the generator from these trajectories (.npz) instead")
-    check.add_argument("--blur", type=float, default=0.0, help="blur what the instrument sees by so many pixels")
-    check.add_argument("--seed", type=int, default=0, help="of the looks of real and reference clips")
-    check.add_argument("--verifier", type=Path, default=WEIGHTS, help="weights of the instrument")
-    args = parser.parse_args()
-    if min(args.limit or 1, args.batch, args.samples, args.workers) < 1 or args.limit == 0 or args.blur < 0:
-        raise InputError("--limit, --batch, --samples and --workers must be at least 1, and --blur not negative")
-    scored = bool(args.model or args.clips)
-    if args.suite == "tabletop" and scored == (args.real is not None):
-        raise InputError("give either --model, --clips or --real, or a folder of clips as --suite")
-    if args.suite == "vbench" and not scored:
-        raise InputError("--suite vbench needs --model or --clips")
-    if args.suite not in ("tabletop", "vbench") and not Path(args.suite).is_dir():
-        raise InputError(f"--suite is tabletop, vbench or a folder of clips, and {args.suite} is no folder")
-    if args.reference is not None and args.reference_scenes is not None:
-        raise InputError("give --reference or --reference-scenes, not both")
-    return args
 
 
 def main() -> None:
@@ -142,7 +86,8 @@ def chosen_measures(args: argparse.Namespace) -> tuple[list[Measure], list[str]]
     """
     measures, missing = [quality_measure()], []
     if args.suite == "tabletop":
-        measures += [tabletop_measure(args.verifier, args.blur), physical_measure(args.verifier, args.blur)]
+        sight = Sight(args.verifier, args.blur)
+        measures += [tabletop_measure(sight), physical_measure(sight)]
     try:
         measures.append(subject_measure())
     except InputError as error:

@@ -70,8 +70,13 @@ def observe(
         InputError: the sound holds values that are not finite.
         ValueError: frames of another shape or type.
     """
-    seen = verifier.read(frames, float(frame_rate))
-    duration_s = len(frames) / float(frame_rate)
+    return hear(verifier, verifier.read(frames, float(frame_rate)), waveform, len(frames) / frame_rate, sample_rate_hz)
+
+
+def hear(
+    verifier: Verifier, seen: Seen, waveform: np.ndarray | None, duration_s: float, sample_rate_hz: int
+) -> Observation:
+    """``observe`` where it has been seen already what the frames show."""
     if waveform is None or not np.size(waveform):
         return Observation(seen, np.zeros(0), 0.0, duration_s, np.zeros(0))
     if not np.isfinite(waveform).all():

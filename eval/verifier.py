@@ -1,8 +1,9 @@
 """An instrument that looks at a clip of the tabletop world and says what it shows, from pixels alone.
 
-Five small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
-2019); one says what each body looks like close up; what they find is linked over time into tracks; one reads motion
-off the tracks and one impacts; and one reads the camera's motion off the displacement of the picture's blocks.
+Six small networks (``networks``): one finds bodies in a small picture, as points (Zhou et al., "Objects as Points",
+2019); one says what each body looks like close up, and one where exactly its middle is; what they find is linked over
+time into tracks; one reads motion off the tracks and one impacts; and one reads the camera's motion off the
+displacement of the picture's blocks.
 ``train_verifier`` is how they came about.
 """
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidgen.errors import InputError
-from vidgen.tabletop.scene import ACTIONS, CAMERAS, FLOORS, SHAPES, SIZES
+from vidgen.tabletop.scene import ACTIONS, CAMERAS, FLOORS, SIZES
 
 from .networks import (
     CELLS,
@@ -31,24 +32,24 @@ from .networks import (
     PAIR_FRAMES,
     PICTURE,
     SMALL,
-    TRACK_FEATURES,
+    WIDE,
     BodyReader,
     CameraReader,
     ImpactReader,
     Locator,
     MotionReader,
+    PlaceReader,
 )
 from .sound import WEIGHTS as SOUND
 from .sound import SoundReader
+from .tracks import Finding, distinct, link, track_rows
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-SURE = 0.6
-"""What the detector is never this certain of is no body."""
 GLANCES = ((0, 0, False), (3, -3, False), (-3, 0, True), (0, 3, True))
 """A body is looked at close up four times, moved by so many pixels across and down, and mirrored: the mean of what is
-said wanders less with the body's posture, and impacts are read off how it moves."""
-Finding = tuple[np.ndarray, float, dict[str, np.ndarray]]
-"""A body in one picture: (x, y) in pixels, the detector's certainty, and what ``Track.readings`` holds."""
+said wanders less with the body's posture."""
+ASIDE = ((0, 0, False), (1, 0, True))
+"""... and for its middle, at half size, twice: by one pixel to the side, so that each pixel counts in both halves."""
 
 
 def weights_sha256(folder: Path = WEIGHTS) -> str:
@@ -57,40 +58,6 @@ def weights_sha256(folder: Path = WEIGHTS) -> str:
     for path in (folder / "model.safetensors", folder / SOUND.name):
         digest.update(path.read_bytes() if path.is_file() else b"none")
     return digest.hexdigest()
-
-
-@dataclass
-class Track:
-    """One body over the frames in which it was found. F frames, in order."""
-
-    frames: list[int]
-    places: list[np.ndarray]
-    """(x, y) in pixels of a picture of 128×128."""
-    scores: list[float]
-    readings: list[dict[str, np.ndarray]]
-    """Of each frame: log-probabilities for each of ``LOOKS``, ``extent`` in pixels, ``upright`` from 0 to 1."""
-
-    def expected(self, frame: int) -> np.ndarray:
-        """Where it should be by its last two places; it is taken to stand still after a longer absence."""
-        gap = frame - self.frames[-1]
-        if len(self.frames) < 2 or gap > 3 or self.frames[-1] - self.frames[-2] > 2:
-            return self.places[-1]
-        velocity = (self.places[-1] - self.places[-2]) / (self.frames[-1] - self.frames[-2])
-        return self.places[-1] + velocity * gap
-
-    def absorb(self, other: "Track") -> None:
-        """Take in the frames of another track of the same body in which this one lacks it."""
-        mine = set(self.frames)
-        rows = list(zip(self.frames, self.places, self.scores, self.readings, strict=True))
-        more = zip(other.frames, other.places, other.scores, other.readings, strict=True)
-        rows = sorted(rows + [row for row in more if row[0] not in mine], key=lambda row: row[0])
-        self.frames, self.places, self.scores, self.readings = (list(column) for column in zip(*rows, strict=True))
-
-    def likelihoods(self, name: str) -> np.ndarray:
-        """Probabilities over ``LOOKS[name]``: the mean of the log-probabilities, by the detector's certainty."""
-        mean = np.average([reading[name] for reading in self.readings], axis=0, weights=self.scores)
-        odds = np.exp(mean - mean.max())
-        return odds / odds.sum()
 
 
 @dataclass(frozen=True)
@@ -109,20 +76,14 @@ class Seen:
     """(M,) ascending."""
 
 
-def track_features(
-    frames: list[int], places: np.ndarray, extents: np.ndarray, shapes: np.ndarray, upright: np.ndarray, num_frames: int
-) -> np.ndarray:
-    """(TRACK_FEATURES, T) from what was found at frames (F,): places (F, 2), extents (F,), shapes (F, 3), upright (F,).
+@dataclass(frozen=True)
+class Found:
+    """What was found in each frame of a clip, from which all else is read."""
 
-    Presence, place, step to the next frame and from the last, extent and posture; what was not found is interpolated.
-    """
-    time = np.arange(num_frames)
-    values = np.concatenate([places / (PICTURE / 2) - 1, np.log(extents / 16)[:, None], upright[:, None], shapes], 1)
-    filled = np.stack([np.interp(time, frames, column) for column in values.T])
-    presence = np.zeros(num_frames)
-    presence[frames] = 1.0
-    steps = np.diff(filled[:2], axis=1, prepend=filled[:2, :1]) * 10
-    return np.concatenate([presence[None], filled[:2], steps, filled[2:]]).astype(np.float32)
+    pictures: Tensor
+    """(T, 3, 128, 128), see ``as_pictures``."""
+    findings: list[list[Finding]]
+    floor: int
 
 
 def impact_times_s(logits: np.ndarray, frame_rate_hz: float, threshold: float = 0.0) -> np.ndarray:
@@ -137,83 +98,17 @@ def impact_times_s(logits: np.ndarray, frame_rate_hz: float, threshold: float = 
     return np.array(found)
 
 
-def link(found: list[list[Finding]]) -> list[Track]:
-    """Tracks through the findings of each frame, by nearness and likeness of colour.
-
-    No more than ``MAX_BODIES + 1`` are kept, the best established first; what shows up in few frames is left out.
-    """
-    tracks: list[Track] = []
-    for frame, findings in enumerate(found):
-        costs = []
-        for i, track in enumerate(tracks):
-            usual = track.likelihoods("colour")
-            reach = 8 + 3 * min(frame - track.frames[-1], 8)
-            for j, (place, _, reading) in enumerate(findings):
-                apart = min(float(np.linalg.norm(place - track.expected(frame))) / reach, 2.5)
-                unlike = 1 - float(np.sqrt(usual * np.exp(reading["colour"])).sum())
-                costs.append((apart + 4 * unlike, i, j))
-        taken_tracks: set[int] = set()
-        taken: set[int] = set()
-        for cost, i, j in sorted(costs):
-            if cost < 3 and i not in taken_tracks and j not in taken:
-                taken_tracks.add(i)
-                taken.add(j)
-                _extend(tracks[i], frame, findings[j])
-        for j, finding in enumerate(findings):
-            if j not in taken:
-                tracks.append(Track([], [], [], []))
-                _extend(tracks[-1], frame, finding)
-    enough = max(2, 0.08 * len(found)) if len(found) > 1 else 1
-    whole: list[Track] = []
-    for track in sorted(tracks, key=lambda track: -sum(track.scores)):
-        likely = [other for other in whole if _is_piece_of(track, other)]
-        if likely:
-            likely[0].absorb(track)
-        else:
-            whole.append(track)
-    kept = [t for t in whole if len(t.frames) >= enough and sum(t.scores) >= 0.5 * enough and max(t.scores) >= SURE]
-    return sorted(kept, key=lambda track: -sum(track.scores))[: MAX_BODIES + 1]
-
-
-def _is_piece_of(track: Track, other: Track) -> bool:
-    """Whether both are of one colour and hardly ever seen at once: one body, lost and found again."""
-    if track.likelihoods("colour").argmax() != other.likelihoods("colour").argmax():
-        return False
-    return len(set(track.frames) & set(other.frames)) <= 0.3 * min(len(track.frames), len(other.frames))
-
-
-def distinct(findings: list[Finding]) -> list[Finding]:
-    """The findings of one picture without those that mean the same body as a more certain one.
-
-    Two bodies may look as near to each other as their half size, where one is behind the other; two of one colour are
-    taken for one body as far as they would touch.
-    """
-    kept: list[Finding] = []
-    for place, score, reading in sorted(findings, key=lambda finding: -finding[1]):
-        for other, _, known in kept:
-            alike = reading["colour"].argmax() == known["colour"].argmax()
-            if np.linalg.norm(place - other) < (1.5 if alike else 0.8) * float(known["extent"][0]):
-                break
-        else:
-            kept.append((place, score, reading))
-    return kept
-
-
-def _extend(track: Track, frame: int, finding: Finding) -> None:
-    track.frames.append(frame)
-    track.places.append(finding[0])
-    track.scores.append(finding[1])
-    track.readings.append(finding[2])
-
-
 class Verifier(nn.Module):
     """The networks together. ``Verifier.load()`` gives the trained instrument."""
 
-    def __init__(self, locator: int = 32, body: int = 48, motion: int = 48, camera: int = 32, impact: int = 48):
+    def __init__(self, locator: int = 32, body: int = 48, place: int = 24, motion: int = 48, camera: int = 32,
+                 impact: int = 48):  # fmt: skip
         super().__init__()
-        self.widths = {"locator": locator, "body": body, "motion": motion, "camera": camera, "impact": impact}
+        self.widths = {"locator": locator, "body": body, "place": place, "motion": motion, "camera": camera,
+                       "impact": impact}  # fmt: skip
         self.locator = Locator(locator)
         self.body = BodyReader(body)
+        self.place = PlaceReader(place)
         self.motion = MotionReader(motion)
         self.camera = CameraReader(camera)
         self.impact = ImpactReader(impact)
@@ -248,28 +143,32 @@ class Verifier(nn.Module):
             raise InputError(f"{folder}: damaged or of another version ({reason})") from error
         return verifier.eval()
 
-    @torch.inference_mode()
     def read(self, frames: np.ndarray, frame_rate: float) -> Seen:
         """What frames (T, H, W, 3) uint8 at ``frame_rate`` a second show; they are taken at 24 a second at most.
 
         Raises:
             ValueError: frames of another shape or type.
         """
+        return self.tell(self.find(frames, frame_rate))
+
+    def find(self, frames: np.ndarray, frame_rate: float) -> Found:
+        """The bodies in every frame, which is most of the work of ``read``; arguments and errors as there."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
             raise ValueError(f"frames must be (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")
         pictures = as_pictures(frames, float(frame_rate))
-        found, floor = self.detect(pictures)
-        tracks = link(found)
-        camera = CAMERAS[self._camera(pictures)]
+        return Found(pictures, *self.detect(pictures))
+
+    @torch.inference_mode()
+    def tell(self, found: Found) -> Seen:
+        """What a clip shows, from what was found in it."""
+        tracks, num_frames = link(found.findings), len(found.pictures)
+        camera = self.camera_motion(found.pictures)
         count = len(tracks)
         tracks = tracks[:MAX_BODIES]
         sizes: list[str] = []
         action, direction, impacts_s = None, "", np.zeros(0)
         if tracks:
-            features = np.zeros((MAX_BODIES, TRACK_FEATURES, len(pictures)), np.float32)
-            for row, track in zip(features, tracks, strict=False):
-                row[:] = _features(track, len(pictures))
-            given = torch.from_numpy(features)[None]
+            given = torch.from_numpy(track_rows(tracks, num_frames))[None]
             told = {name: value[0] for name, value in self.motion(given).items()}
             action = ACTIONS[int(told["action"].argmax())]
             if action not in ("rests", "drops"):
@@ -283,7 +182,7 @@ class Verifier(nn.Module):
             {name: words[int(track.likelihoods(name).argmax())] for name, words in LOOKS.items()} | {"size": size}
             for track, size in zip(tracks, sizes, strict=True)
         ]
-        return Seen(bodies, count, FLOORS[floor], camera, action, direction, impacts_s)
+        return Seen(bodies, count, FLOORS[found.floor], camera, action, direction, impacts_s)
 
     @torch.inference_mode()
     def detect(self, pictures: Tensor, threshold: float = 0.3) -> tuple[list[list[Finding]], int]:
@@ -298,6 +197,7 @@ class Verifier(nn.Module):
             corners = (middles * (PICTURE / CELLS)).round().long()  # of the padded pictures
             padded = F.pad(pictures, (CROP // 2,) * 4, mode="replicate")
             places, readings = self._close_up(padded, frame.tolist(), corners)
+            places, readings["extent"] = self._middles(pictures, frame.tolist(), places)
             scores = heat[frame, row, column].tolist()
             for index, at in enumerate(frame.tolist()):
                 reading = {name: values[index] for name, values in readings.items()}
@@ -319,17 +219,35 @@ class Verifier(nn.Module):
             }  # fmt: skip
             said = {name: said[name] + told[name] / len(GLANCES) for name in said}
         readings = {name: value.numpy() for name, value in said.items()}
-        readings["extent"] = np.clip(16 * np.exp(readings["extent"]), 2, 64)
         return places.numpy() / len(GLANCES), readings
 
-    def _camera(self, pictures: Tensor) -> int:
-        """Index of the camera's motion: the mean verdict over pairs of pictures; a short clip is taken to be static."""
+    def _middles(self, pictures: Tensor, frames: list[int], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places (K, 2) and half sizes (K, 1) in pixels of bodies that were seen at ``places`` (K, 2), seen whole."""
+        padded = F.pad(pictures, (WIDE // 2 + 1,) * 4, mode="replicate")
+        near = torch.from_numpy(places).round().long().clamp(0, PICTURE)
+        middles, extents = torch.zeros(len(frames), 2), torch.zeros(len(frames), 1)
+        for across, down, mirrored in ASIDE:
+            at = near + torch.tensor([across, down])
+            pieces = torch.stack([
+                padded[index, :, y + 1 : y + 1 + WIDE, x + 1 : x + 1 + WIDE]
+                for index, (x, y) in zip(frames, at.tolist(), strict=True)
+            ])  # fmt: skip
+            pieces = F.avg_pool2d(pieces, 2)
+            told = self.place(pieces.flip(3) if mirrored else pieces)
+            shift = told[:, :2].clamp(-1.5, 1.5) * torch.tensor([-1.0 if mirrored else 1.0, 1.0])
+            middles += (at + 16 * shift) / len(ASIDE)
+            extents += told[:, 2:] / len(ASIDE)
+        return middles.numpy(), np.clip(16 * extents.exp().numpy(), 2, 64)
+
+    @torch.inference_mode()
+    def camera_motion(self, pictures: Tensor) -> str:
+        """One of ``CAMERAS``: the mean verdict over pairs of pictures; a short clip is taken to be static."""
         starts = torch.arange(0, max(0, len(pictures) - PAIR_FRAMES), 4)
         if not len(starts):
-            return CAMERAS.index("static")
+            return "static"
         small = F.avg_pool2d(pictures, PICTURE // SMALL)
         fits = self.camera.fits(torch.stack([small[starts], small[starts + PAIR_FRAMES]], 1))
-        return int(self.camera(fits).log_softmax(1).mean(0).argmax())
+        return CAMERAS[int(self.camera(fits).log_softmax(1).mean(0).argmax())]
 
 
 def as_pictures(frames: np.ndarray, frame_rate: float) -> Tensor:
@@ -344,15 +262,3 @@ def as_pictures(frames: np.ndarray, frame_rate: float) -> Tensor:
     if side != PICTURE:
         pictures = F.interpolate(pictures, size=(PICTURE, PICTURE), mode="bilinear", antialias=True)
     return pictures
-
-
-def _features(track: Track, num_frames: int) -> np.ndarray:
-    readings = track.readings
-    return track_features(
-        track.frames,
-        np.stack(track.places),
-        np.concatenate([reading["extent"] for reading in readings]),
-        np.broadcast_to(track.likelihoods("shape"), (len(readings), len(SHAPES))),
-        np.concatenate([reading["upright"] for reading in readings]),
-        num_frames,
-    )

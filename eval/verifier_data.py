@@ -26,12 +26,18 @@ from vidgen.tabletop.scene import (
 )
 from vidgen.tabletop.staging import DENSITY_KG_M3
 
-from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES
-from .verifier import track_features
+from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES, WIDE
+from .tracks import track_features
 
 RENDERED_AT_ONCE = 256
 VISIBLE_M_S = {True: 0.6, False: 0.25}
 """Impacts that change a body's speed by less are not asked to be seen; on the floor, and between bodies."""
+TURN_PX = 1.0
+"""... nor those after which a body goes on as it came but for less than this, in pixels of 128 a frame."""
+SHOTS, SHOT_RATE_HZ, WIDE_AT_ONCE = 16, 8, 64
+WEAK = 0.3
+"""Blows of less than this share of ``VISIBLE_M_S`` are none to the network that tells impacts; of more, up to what is
+asked for, either answer is right."""
 JITTER = 4
 """Pixels by which a body's centre may be missed when it is cut out."""
 TOLD = ("x", "y", "half_size", "upright", "colour", "shape", "material")
@@ -68,19 +74,44 @@ def blows(trajectory: Trajectory, contact: Contact) -> dict[int, float]:
     return struck
 
 
+def visible_blows(trajectory: Trajectory, contact: Contact, path: np.ndarray, at: float) -> dict[int, float]:
+    """``blows``, but less than 1, which is not asked to be seen, of bodies out of the picture or without a turn.
+
+    A body turns if its step from frame to frame after the blow is another one than before it, by ``TURN_PX`` or more:
+    of a bounce that gravity undoes within a frame, or of one that tips a body over its edge, the picture shows nothing.
+
+    Args:
+        path: (F, N, 2) pixels: where the N bodies are in each frame.
+        at: the blow's place between the frames.
+    """
+    frame = int(np.floor(at))
+    if not 1 <= frame < len(path) - 2:  # no step before it, or none after it
+        return {body: min(strength, 0.99) for body, strength in blows(trajectory, contact).items()}
+    steps = np.diff(path[frame - 1 : frame + 3], axis=0)  # before, across, after
+    turns = np.linalg.norm(steps[2] - steps[0], axis=-1) >= TURN_PX
+    here = path[frame] + (at - frame) * steps[1]
+    shown = turns & np.all((here > 0) & (here < PICTURE), axis=-1)
+    struck = blows(trajectory, contact).items()
+    return {body: strength if shown[body] else min(strength, 0.99) for body, strength in struck}
+
+
 def visible_impacts_s(trajectory: Trajectory, look: Look) -> list[float]:
-    """Moments of the impacts that change a speed visibly, of bodies whose middle is in the picture."""
-    moments, struck = [], []
-    for contact in trajectory.contacts:
-        blow = blows(trajectory, contact)
-        if max(blow.values()) >= 1:
-            moments.append(contact.time_s)
-            struck.append(list(blow))
-    if not moments:
-        return []
-    places = projected(trajectory, look, np.array(moments))[0]
-    inside = np.all((places > 0) & (places < PICTURE), axis=-1)
-    return [moment for moment, row, bodies in zip(moments, inside, struck, strict=True) if row[bodies].any()]
+    """Moments of the impacts that can be seen, see ``visible_blows``."""
+    path = projected(trajectory, look, np.arange(len(trajectory.positions_m)) / FRAME_RATE_HZ)[0]
+    return [
+        contact.time_s
+        for contact in trajectory.contacts
+        if max(visible_blows(trajectory, contact, path, contact.time_s * FRAME_RATE_HZ).values()) >= 1
+    ]
+
+
+def mark_blow(impacts: np.ndarray, weights: np.ndarray, at: float, strength: float) -> None:
+    """Enter a blow at frame ``at`` into the row of a body's track: impacts (T,), 0 to 1, and how much that matters."""
+    from_it = np.abs(np.arange(len(impacts)) - at)
+    if strength >= 1:
+        impacts[:] = np.maximum(impacts, np.exp(-(from_it**2) / (2 * 0.7**2)))
+    elif strength >= WEAK:
+        weights[from_it < 1.6] = 0.0
 
 
 def _volume_m3(body: Body) -> float:
@@ -147,6 +178,37 @@ def make_pairs(trajectories: list[Trajectory], count: int, seed: int) -> dict[st
         "pieces": np.stack(pieces),
         "told": np.array(told, np.float32),
     }
+
+
+def make_wide(trajectories: list[Trajectory], count: int, seed: int) -> dict[str, np.ndarray]:
+    """What ``PlaceReader`` learns from: the bodies of ``count`` scenes, at ``SHOTS`` moments each.
+
+    Returns:
+        pieces: (C, 48, 48, 3) uint8, drawn at half size, each around a body to the nearest pixel of these.
+        told: (C, 3) float32: the body's (x, y) from the middle of the piece, and half its size, in pixels of 128.
+    """
+    rng = np.random.default_rng(seed)
+    reach = WIDE // 4 + JITTER
+    pieces, told = [], []
+    order = sorted(rng.integers(len(trajectories), size=count).tolist(), key=lambda i: len(trajectories[i].bodies))
+    for first in range(0, count, WIDE_AT_ONCE):
+        chosen = [trajectories[i] for i in order[first : first + WIDE_AT_ONCE]]
+        looks = [sample_look(rng, trajectory, "any") for trajectory in chosen]
+        starts_s = [float(rng.uniform(0, 1 / SHOT_RATE_HZ)) for _ in chosen]
+        pictures = render(
+            chosen, looks, num_frames=SHOTS, height=SMALL, width=SMALL, frame_rate=SHOT_RATE_HZ, start_times_s=starts_s,
+            compiled=False,
+        ).numpy()  # fmt: skip
+        padded = np.pad(pictures, ((0, 0), (0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        for row, (trajectory, look, at_s) in enumerate(zip(chosen, looks, starts_s, strict=True)):
+            places, half_sizes, _ = projected(trajectory, look, at_s + np.arange(SHOTS) / SHOT_RATE_HZ)
+            for shot, body in np.ndindex(half_sizes.shape):
+                x, y = places[shot, body]
+                if 0 < x < PICTURE and 0 < y < PICTURE:
+                    column, line = round(x / 2), round(y / 2)
+                    pieces.append(padded[row, shot, line : line + 2 * reach, column : column + 2 * reach].copy())
+                    told.append([x - 2 * column, y - 2 * line, half_sizes[shot, body]])
+    return {"pieces": np.stack(pieces), "told": np.array(told, np.float32)}
 
 
 def worn(pictures: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
@@ -228,14 +290,9 @@ def make_tracks(trajectories: list[Trajectory], count: int, num_frames: int, see
                 num_frames,
             )  # fmt: skip
         for contact in trajectory.contacts:
-            from_it = np.abs(frames - contact.time_s * FRAME_RATE_HZ)
-            at = places[from_it.argmin()]
-            for body, strength in blows(trajectory, contact).items():
-                row = rows[body]
-                if strength >= 1 and ((at[body] > 0) & (at[body] < PICTURE)).all():
-                    impacts[clip, row] = np.maximum(impacts[clip, row], np.exp(-(from_it**2) / (2 * 0.7**2)))
-                elif strength >= 0.3:
-                    weights[clip, row, from_it < 1.6] = 0.0
+            at = contact.time_s * FRAME_RATE_HZ
+            for body, strength in visible_blows(trajectory, contact, places, at).items():
+                mark_blow(impacts[clip, rows[body]], weights[clip, rows[body]], at, strength)
         weights[clip] = np.maximum(weights[clip], impacts[clip])
         truth = attributes(trajectory, look)
         action[clip], main[clip] = ACTIONS.index(truth["action"]), rows[0]

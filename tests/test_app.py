@@ -1,12 +1,6 @@
-"""The page, from the fields to the clip, and in a real browser where there is one.
+"""The page, from the fields to the clip, without a browser."""
 
-VIDGEN_SCREENSHOTS=docs python -m pytest tests/test_app.py -k "plays or phone"   makes the pictures of docs/page.md.
-"""
-
-import io
-import os
 import shlex
-import shutil
 import sys
 import threading
 from collections import Counter
@@ -17,31 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.page import OWN, form, studio, write_files
 from tests.test_pipeline import make_pipeline
-from vidgen import app, media
-from vidgen.app_form import Form, Material, plain, sizes
+from vidgen import app, app_page, media
+from vidgen.app_form import Material, frames_at, plain, save_mask, sizes, spread
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.inspect import command
+from vidgen.lora import FILE_NAME, add_lora, save_lora
 from vidgen.making import THREAD_NAME, Stopped, make, preview
 from vidgen.options import parse_args
-from vidgen.pipeline import VidGenPipeline
-
-OWN = GenerationConfig(num_frames=9, height=32, width=64, num_inference_steps=2)
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-BALL = "a big red rubber ball is tossed in from the left onto a tiled floor"
-
-
-def form(**fields):
-    values = {
-        "prompt": "a red ball", "files": None, "task": None, "extend_s": 0.25, "replace_from_s": 0.1,
-        "replace_to_s": 0.3, "duration_s": round(OWN.spec().duration_s, 1), "size": "64x32", "seed": "3", "steps": 2,
-        "guidance": 2.0, "audio_guidance": 3.0, "negative_prompt": None,
-        "camera": "", "loop": False, "with_sound": True,
-    }  # fmt: skip
-    return Form(**(values | fields))
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +30,12 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
-    y, x = np.mgrid[:128, :192] / 128
-    falling = np.minimum(0.15 + 0.05 * np.arange(20), 0.75)
-    ball = (x - 0.75) ** 2 + (y - falling[:, None, None]) ** 2 < 0.02
-    frames = np.where(ball[..., None], (200, 40, 30), (190, 190, 195)).astype(np.uint8)
-    sound = np.sin(2 * np.pi * 440 * np.arange(20000) / 24000).astype(np.float32) / 2
-    media.write_video(folder / "clip.mp4", frames, sound, 24)
-    Image.fromarray(frames[0]).save(folder / "a.png")
-    Image.fromarray(frames[1]).save(folder / "b.jpg")
-    (folder / "broken.png").write_text("no picture")
-    return folder
+    return write_files(tmp_path_factory.mktemp("given"))
 
 
 def parsed(files, **fields):
     names = fields.pop("names", ())
-    return parse_args(form(files=[str(files / name) for name in names], **fields).words(OWN))
+    return parse_args(form(files=[str(files / name) for name in names], **fields).words(OWN, files))
 
 
 # --- the fields -----------------------------------------------------------------------------------------------------
@@ -98,7 +67,11 @@ def test_what_is_dropped_decides_the_mode(files):
     assert (extended.video.name, extended.extend) == ("clip.mp4", 0.25)
     assert parsed(files, names=["clip.mp4"], task="lead").extend == -0.25
     assert parsed(files, names=["clip.mp4"], task="foley").only == "audio"
-    assert parsed(files, names=["clip.mp4"], task="replace").replace == (0.1, 0.3)
+    replaced = parsed(files, names=["clip.mp4"], task="replace")
+    assert (replaced.replace, replaced.only, replaced.strength, replaced.mask) == ((0.1, 0.3), None, None, None)
+    replaced = parsed(files, names=["clip.mp4"], task="replace", anew="audio", strength=0.4)
+    assert (replaced.only, replaced.strength) == ("audio", 0.4)
+    assert parsed(files, names=["clip.mp4"], task="vary", strength=0.5).strength == 0.5
     assert parsed(files, names=["clip.mp4"], task="sound").audio.name == "clip.mp4"
     assert parsed(files, names=["clip.mp4"], task="first").extend == 0.25  # of what was dropped before
     Path(files / "tone.wav").touch()
@@ -109,9 +82,8 @@ def test_what_is_dropped_decides_the_mode(files):
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["a.png", "b.jpg", "a.png"], "too many"),
         (["clip.mp4", "clip.mp4"], "one clip or one sound"),
-        (["clip.mp4", "a.png"], "not both"),
+        (["clip.mp4", "a.png", "b.jpg"], "no more than one picture"),
         (["notes.txt"], "notes.txt: only pictures"),
         (["nameless"], "only pictures"),
     ],
@@ -121,9 +93,48 @@ def test_files_that_do_not_go_together(names, reason):
         Material.of(names)
 
 
+def test_pictures_are_seen_at_their_moments(files):
+    names = ["a.png", "b.jpg", "c.png"]
+    args = parsed(files, names=names, moments="0, 0.17 0.3")
+    assert [(frame, path.name) for frame, path in args.keyframe] == [(0, "a.png"), (4, "b.jpg"), (7, "c.png")]
+    alone = parsed(files, names=["a.png"], task="moments", moments="0.25")
+    assert [frame for frame, _ in alone.keyframe] == [6]
+    assert frames_at(spread(3, OWN), 3, OWN) == [0, 4, 8]
+    assert frames_at(spread(1, OWN), 1, OWN) == [4]
+    for moments in (None, "0, 1", "0, -1, 2", "0, x, 1", "0, nan, 1"):
+        with pytest.raises(InputError, match="moments"):
+            parsed(files, names=names, moments=moments)
+
+
+def strokes(*places, size=(64, 96)):
+    """As Gradio's editor gives what was drawn, on a picture of half the clip's size."""
+    layer = np.zeros((*size, 4), np.uint8)
+    for rows, columns in places:
+        layer[rows, columns] = 255
+    return {"background": None, "layers": [layer], "composite": None}
+
+
+def test_a_drawn_place_becomes_a_mask_of_the_clips_size(files, tmp_path):
+    drawn = strokes((slice(0, 32), slice(48, 96)))
+    path = save_mask(drawn, files / "clip.mp4", tmp_path)
+    mask = np.asarray(Image.open(path))
+    assert mask.shape == (128, 192)
+    assert mask[:64, 96:].all()
+    assert mask.sum() == 64 * 96
+    assert save_mask(drawn, files / "clip.mp4", tmp_path) == path
+    assert save_mask(strokes((slice(0, 9), slice(0, 9))), files / "clip.mp4", tmp_path) != path
+    for nothing in (None, {"layers": []}, strokes()):
+        with pytest.raises(InputError, match="draw over the place"):
+            save_mask(nothing, files / "clip.mp4", tmp_path)
+    args = parsed(files, names=["clip.mp4"], task="place", drawn=drawn)
+    assert (args.mask, args.replace, args.strength) == (files / path.name, (0.1, 0.3), None)
+    args = parsed(files, names=["clip.mp4", "a.png"], replace_from_s=0, replace_to_s=0, strength=0.6)
+    assert (args.mask, args.replace, args.strength) == (files / "a.png", None, 0.6)
+
+
 def test_messages_speak_of_fields_not_of_flags_or_folders():
     with pytest.raises(InputError) as caught:
-        parse_args(form(size="big").words(OWN))
+        parse_args(form(size="big").words(OWN, Path()))
     assert plain(caught.value) == "size: a size looks like 128x128 (width x height), not 'big'"
     error = InputError("/uploads/5f/a.png: cannot be read as a picture")
     assert plain(error, ["/uploads/5f/a.png"]) == "a.png: cannot be read as a picture"
@@ -150,12 +161,8 @@ def shown(tmp_path):
     return folder
 
 
-def studio(pipeline, folder):
-    return app.Studio(pipeline, SHIPPED_MODEL, folder / "clips", folder)
-
-
 def options(folder, **fields):
-    args = parse_args(form(**fields).words(OWN))
+    args = parse_args(form(**fields).words(OWN, folder))
     args.model, args.output = SHIPPED_MODEL, folder
     return args
 
@@ -181,6 +188,42 @@ def test_a_clip_is_watched_made_and_described(pipeline, tmp_path, shown):
 def test_a_second_clip_of_the_same_seed_does_not_replace_the_first(pipeline, tmp_path, shown):
     paths = [list(make(pipeline, options(tmp_path), shown))[-1].path for _ in range(2)]
     assert [Path(path).name for path in paths] == ["a-red-ball-3.mp4", "a-red-ball-3-2.mp4"]
+
+
+def test_a_drawn_place_is_made_anew_and_the_rest_is_kept(pipeline, files, tmp_path, shown):
+    """Kept latents do not depend on the seed, those under the strokes do."""
+    drawn = strokes((slice(0, 64), slice(0, 48)))
+    fields = {
+        "files": [str(files / "clip.mp4")],
+        "task": "place",
+        "drawn": drawn,
+        "replace_from_s": 0,
+        "replace_to_s": 0,
+    }
+    clips = [list(make(pipeline, options(tmp_path, **fields, seed=seed), shown))[-1] for seed in ("1", "2")]
+    first, second = (media.read_clip(clip.path).frames.astype(int) for clip in clips)
+    assert np.abs(first - second)[:, :, :24].mean() > 5 * np.abs(first - second)[:, :, 40:].mean()
+    again = parse_args(shlex.split(command(clips[0].tags))[2:])
+    assert (tmp_path / again.mask).is_file()
+
+
+def test_adapters_are_in_the_clips_that_choose_them(tmp_path, shown):
+    pytest.importorskip("peft")
+    pipeline, adapted = make_pipeline(), make_pipeline().transformer
+    add_lora(adapted, 2, 8.0)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+    save_lora(adapted, tmp_path / FILE_NAME, {})
+    chosen = f"{tmp_path}:0.5"
+    plain_clip, styled, after = (
+        list(make(pipeline, options(tmp_path, loras=loras), shown))[-1] for loras in ([], [chosen], [])
+    )
+    frames = [media.read_clip(clip.path).frames for clip in (plain_clip, styled, after)]
+    assert np.array_equal(frames[0], frames[2])
+    assert not np.array_equal(frames[0], frames[1])
+    assert f"--lora {chosen}" in command(styled.tags)
+    assert "--lora" not in command(after.tags)
 
 
 def workers():
@@ -261,6 +304,10 @@ def test_a_preview_of_all_latent_frames_is_the_decoded_clip(pipeline):
         ({"files": ["broken.png"]}, "cannot be read as a picture"),
         ({"files": ["clip.mp4"], "task": "replace", "replace_from_s": 0.5, "replace_to_s": 0.5}, "span"),
         ({"files": ["clip.mp4"], "task": "extend", "extend_s": 9.0}, "too long"),
+        ({"files": ["clip.mp4"], "task": "place"}, "draw over the place"),
+        ({"files": ["clip.mp4"], "task": "vary", "strength": 0}, "strength lies above 0"),
+        ({"files": ["a.png", "b.jpg", "c.png"], "moments": "0, 0.1, 9"}, "lies outside the clip"),
+        ({"loras": ["absent.safetensors"]}, "no such LoRA"),
     ],
 )
 def test_bad_input_is_told_in_a_line(pipeline, files, tmp_path, fields, reason):
@@ -274,229 +321,10 @@ def test_bad_input_is_told_in_a_line(pipeline, files, tmp_path, fields, reason):
 def test_without_gradio_the_page_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r'pip install "vidgen\[app\]"'):
-        app.import_gradio()
+        app_page.import_gradio()
 
 
 @pytest.mark.parametrize("words", [["--max-waiting", "0"], ["--max-duration", "nan"], ["--speed", "3"]])
 def test_bad_options_of_the_page(words):
     with pytest.raises(InputError):
         app.parse_arguments(words)
-
-
-# --- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium")
-    with sync_api.sync_playwright() as playwright:
-        # The sandbox needs rights that containers do not have; without the flag sound waits for a click.
-        flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def address(browser, tmp_path_factory):
-    """The page with the shipped model."""
-    folder = tmp_path_factory.mktemp("page")
-    args = app.parse_arguments(["--output", str(folder / "clips")])
-    page = app.build(studio(VidGenPipeline.from_pretrained(SHIPPED_MODEL), folder), 10.0, app.IDEAS)
-    yield app.launch(page, args, wait=False)
-    page.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens the page; every request that it makes must go to this machine."""
-    contexts, requests = [], []
-
-    def opened(address, width=1280, height=900):
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(300_000)
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(address)
-        page.wait_for_selector("#stage .stage.empty")
-        page.wait_for_function("document.activeElement.closest('#prompt') !== null")  # the page is alive
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert requests
-    assert not [
-        url for url in requests if not url.startswith(("http://127.0.0.1", "http://localhost", "data:", "blob:"))
-    ]
-
-
-def type_prompt(page, prompt, steps=None, seed=None):
-    if steps is not None:
-        page.evaluate("document.querySelector('#steps') || document.querySelector('#more .label-wrap').click()")
-        page.fill("#steps input[type=number]", str(steps))
-        page.keyboard.press("Tab")
-    if seed is not None:
-        page.fill("#seed input", str(seed))
-    page.fill("#prompt textarea", prompt)
-
-
-def wait_for_clip(page, count):
-    page.wait_for_function("count => document.querySelectorAll('#gallery img').length === count", arg=count)
-    page.wait_for_selector("#make:not([disabled])")
-
-
-def tags_shown(page):
-    return page.inner_text("#details code")
-
-
-def save_pictures(page, name, *places):
-    """Screenshots side by side, each of what lies at and below a place, for docs/, if they are asked for."""
-    folder = os.environ.get("VIDGEN_SCREENSHOTS")
-    if not folder:
-        return
-    page.click("#more .label-wrap")  # closed again
-    page.wait_for_timeout(500)
-    parts = []
-    for place in places:
-        page.evaluate("place => document.querySelector(place).scrollIntoView()", place)
-        page.mouse.move(0, 0)
-        parts.append(np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")))
-    whole = Image.fromarray(np.concatenate(parts, axis=1))
-    whole.quantize(palette=whole.quantize(255)).save(Path(folder) / name, optimize=True)  # dithered
-
-
-def test_a_prompt_is_typed_and_the_clip_plays(visit, address, tmp_path):
-    page = visit(address)
-    type_prompt(page, BALL, seed=7)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#stage progress")
-    assert page.wait_for_selector("#stage img").evaluate("image => image.naturalWidth / image.naturalHeight") == 4
-    wait_for_clip(page, 1)
-    page.wait_for_function("document.querySelector('#video video').ended")
-    played = page.evaluate(
-        "(video => [video.videoWidth, video.currentTime, video.webkitDecodedFrameCount,"
-        " video.webkitAudioDecodedByteCount])(document.querySelector('#video video'))"
-    )
-    assert played[0] == 128
-    assert played[1] == pytest.approx(49 / 24, abs=0.1)
-    assert played[2] >= 40
-    assert played[3] > 1000
-    with page.expect_download() as download:
-        page.click("#download")
-    download.value.save_as(tmp_path / "clip.mp4")
-    assert download.value.suggested_filename.endswith("-7.mp4")
-    served = page.request.get(page.get_attribute("#video video", "src")).body()
-    assert served == (tmp_path / "clip.mp4").read_bytes()
-    tags = media.read_metadata(tmp_path / "clip.mp4")
-    assert (tags["prompt"], tags["seed"]) == (BALL, "7")
-    assert command(tags) == tags_shown(page)
-    clip = media.read_clip(tmp_path / "clip.mp4")
-    assert len(clip.frames) == 49
-    assert np.sqrt(np.mean(clip.waveform**2)) > 1e-3
-    assert clip.frames.std(axis=0).mean() > 1  # something moves
-    assert page.evaluate("document.querySelector('#sheet img').naturalWidth") == 960
-
-    type_prompt(page, "a small blue glass cube slides", steps=2, seed=8)
-    page.keyboard.press("Control+Enter")
-    wait_for_clip(page, 2)
-    page.locator("#gallery button").nth(1).click()
-    page.wait_for_function("document.querySelector('#details').innerText.includes('--seed 7 ')")
-    page.fill("#seed input", "")
-    page.click("#same-seed")
-    page.wait_for_function("document.querySelector('#seed input').value === '7'")
-    page.click("#same-settings")
-    page.wait_for_function("prompt => document.querySelector('#prompt textarea').value === prompt", arg=BALL)
-    page.click("#make")
-    wait_for_clip(page, 3)
-    again = page.request.get(page.get_attribute("#video video", "src")).body()
-    (tmp_path / "again.mp4").write_bytes(again)
-    assert media.read_metadata(tmp_path / "again.mp4") == tags
-    assert np.array_equal(media.read_clip(tmp_path / "again.mp4").frames, clip.frames)
-    page.set_viewport_size({"width": 1280, "height": 1250})
-    save_pictures(page, "page.png", "#head")
-
-
-def test_files_are_dropped_on_a_phone(visit, address, files, tmp_path):
-    page = visit(address, width=390, height=844)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert all(page.locator(button).bounding_box()["height"] >= 40 for button in ("#make", "#stop"))
-    page.set_input_files("#files input[type=file]", files / "clip.mp4")
-    page.get_by_label("New sound for it").check()
-    type_prompt(page, "a red ball drops", steps=2, seed=1)
-    page.keyboard.press("Enter")
-    wait_for_clip(page, 1)
-    assert "--video clip.mp4 --only audio" in tags_shown(page)
-    assert "clip.mp4: 192×128 cropped and scaled to 128×128" in page.inner_text("#stage")
-    box = page.locator("#stage").bounding_box()
-    assert -100 < box["y"] < 844  # it has been scrolled to
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    save_pictures(page, "page-phone.png", "#head", "#stage")
-
-
-def test_stop_ends_the_work_at_the_next_step(visit, address):
-    page = visit(address)
-    type_prompt(page, "a red ball drops", steps=100)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#stage progress")
-    page.click("#stop")
-    page.wait_for_selector("text=Stopped.")
-    assert page.is_enabled("#make")
-    type_prompt(page, "a blue ball drops", steps=1)
-    page.keyboard.press("Enter")
-    wait_for_clip(page, 1)
-    assert "a blue ball drops" in tags_shown(page)
-
-
-def test_bad_input_is_a_clear_message_on_the_page(visit, address, files, capfd):
-    page = visit(address)
-    page.click("#make")
-    page.wait_for_selector("#stage .wrong")
-    assert page.inner_text("#stage [role=alert]") == "the prompt is empty: say what should be seen and heard"
-    assert "the prompt is empty" in page.inner_text(".toast-body")
-    page.wait_for_selector("#make:not([disabled])")
-    page.set_input_files("#files input[type=file]", files / "broken.png")
-    page.wait_for_selector("text=broken.png: cannot be read as a picture")
-    type_prompt(page, "<img src=x onerror=alert(1)>", seed="seven")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#stage >> text=the seed is a whole number, not 'seven'")
-    assert page.locator("#stage img").count() == 0
-    assert "Traceback" not in capfd.readouterr().err
-
-
-class Gated(app.Studio):
-    """Makes nothing until it is let."""
-
-    gate = threading.Event()
-
-    def make(self, *_values):
-        yield "<p>begun</p>"
-        self.gate.wait()
-        raise InputError("made nothing")
-
-
-def test_the_queue_has_a_limit_and_one_is_made_at_a_time(visit, pipeline, tmp_path):
-    page = app.build(Gated(pipeline, SHIPPED_MODEL, tmp_path, tmp_path), 10.0)
-    args = app.parse_arguments(["--output", str(tmp_path), "--max-waiting", "1"])
-    address = app.launch(page, args, wait=False)
-    try:
-        first, second, third = (visit(address) for _ in range(3))
-        for visitor, state in ((first, "#stage >> text=begun"), (second, "#stage >> text=Waiting for its turn")):
-            visitor.click("#make")
-            visitor.wait_for_selector(state)
-        second.wait_for_selector("#stage >> text=queue")
-        third.click("#make")
-        third.wait_for_selector(".toast-body >> text=busy")
-        third.wait_for_selector("#make:not([disabled])")
-        second.click("#stop")
-        second.wait_for_selector("text=Stopped.")
-        Gated.gate.set()
-        first.wait_for_selector("#stage >> text=made nothing")
-        assert second.locator("text=begun").count() == 0
-    finally:
-        Gated.gate.set()
-        page.close()

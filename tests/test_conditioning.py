@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,6 +63,23 @@ def test_guidance_needs_a_negative_prompt():
         guided_velocity(Model(), text(3.0, 2), video_guidance=2.0)
 
 
+def test_modality_guidance_goes_beyond_what_each_stream_is_without_the_other():
+    class Paired(Model):
+        def forward(self, video, audio, text, **rest):
+            answers = super().forward(video, audio, text, **rest)
+            together = video is not None and audio is not None
+            return tuple(None if v is None else v + (10.0 * (1 + n) if together else 0) for n, v in enumerate(answers))
+
+    model = Paired()
+    scales = {"video_guidance": 5.0, "audio_guidance": 0.5, "modality_scale": 3.0}
+    video, audio = guided_velocity(model, text(3.0, 2), text(1.0, 4), **scales, **TIMES)(streams(), SIGMA)
+    assert torch.allclose(video, torch.full_like(video, 1 + 5 * (3 - 1) + 0.5 + 3 * 10))
+    assert torch.allclose(audio, torch.full_like(audio, 1 + 0.5 * (3 - 1) + 0.25 + 3 * 20))
+    assert model.calls == [4, 2, 2]  # the streams alone under the prompt only
+    silent = guided_velocity(model, text(3.0, 2), modality_scale=3.0, **TIMES)((streams()[0], None), SIGMA)
+    assert torch.allclose(silent[0], torch.full_like(silent[0], 3.5))
+
+
 @pytest.mark.parametrize("absent", [0, 1])
 def test_either_modality_may_be_absent(absent):
     x = tuple(None if index == absent else stream for index, stream in enumerate(streams()))
@@ -89,6 +108,31 @@ def test_the_model_is_told_that_given_tokens_are_clean():
     assert conditioning.audio_sigma(torch.tensor(0.7)).shape == (1, 1)
     nothing = Conditioning()
     assert nothing.video_sigma(torch.tensor(0.7)).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("most", [0.4, 1.0])
+def test_what_is_given_may_be_shown_under_some_noise_and_comes_out_clean(most):
+    latents, conditioning = first_frame_given()
+    conditioning = replace(conditioning, given_noise=most)
+    noise, seen = streams(), []
+
+    class Watched(Model):
+        def forward(self, video, audio, text, **rest):
+            seen.append((video[:2], audio[:2], rest["video_sigma"].flatten().tolist(), rest["audio_sigma"]))
+            return super().forward(video, audio, text, **rest)
+
+    velocity = guided_velocity(
+        Watched(), text(3.0, 2), text(1.0, 2), video_guidance=3.0, conditioning=conditioning, noise=noise, **TIMES
+    )
+    schedule = sigma_schedule(4)
+    video, _ = euler(velocity, conditioning.start(noise), schedule)
+    assert torch.equal(video[:, :, :1], latents)
+    for (shown, _, video_sigma, audio_sigma), level in zip(seen, schedule.tolist(), strict=False):
+        assert video_sigma == pytest.approx([min(most, level), level, level])
+        assert audio_sigma.flatten().tolist() == pytest.approx([level])
+        expected = (1 - min(most, level)) * latents + min(most, level) * noise[0][:, :, :1]
+        torch.testing.assert_close(shown[:, :, :1], expected)
+    assert torch.equal(seen[0][1], noise[1]), "nothing is given of the sound"
 
 
 def test_frames_are_put_in_their_places_counted_from_either_end():

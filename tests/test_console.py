@@ -31,17 +31,59 @@ def test_help_names_every_command_and_shows_examples(capsys, monkeypatch):
     assert all(len(line) <= 100 for line in out.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sample", "--help"], ["inspect", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
-    code = (
-        "import atexit, sys\n"
-        "atexit.register(lambda: print({'torch', 'diffusers', 'av', 'PIL'} & set(sys.modules) or 'light'))\n"
-        f"sys.argv = ['vidgen', *{arguments}]\nfrom vidgen import console; console.main()"
-    )
+def test_help_of_every_command_comes_without_torch():
+    code = """
+import sys
+from vidgen import console
+for command in ([], ["sample"], ["inspect"], ["app"], ["prepare"], ["train"], ["eval"]):
+    sys.argv = ["vidgen", *command, "--help"]
+    try:
+        console.main()
+    except SystemExit as ended:
+        assert ended.code == 0, command
+    print("loaded after", command, {"torch", "diffusers", "gradio"} & set(sys.modules))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "light"
-    assert done.stdout.startswith("usage: ")
+    said = [line for line in done.stdout.splitlines() if line.startswith("loaded after")]
+    assert len(said) == 7
+    assert all(line.endswith("set()") for line in said), said
+    assert done.stdout.count("usage: ") == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["train", "vae3d", "--config", "tabletop-cpu", "--data", "x", "--output", "y", "--speed", "9"], "--speed 9"),
+        (["train", "gan"], "invalid choice: 'gan'"),
+        (["train", "dit"], "required: --config, --data, --output"),
+        (["train", "dit", "--config", "huge", "--data", "x", "--output", "y"], "tabletop-cpu"),
+        (["train", "dit", "--config", "tabletop-cpu", "--data", "x", "--output", "y", "--set", "stepz=3"], "steps"),
+        (["eval", "--model", "weights"], "required: --output"),
+        (["eval", "--output", "x", "--lists", "all"], "invalid choice: 'all'"),
+        (["app", "--speed", "9"], "--speed 9"),
+        (["prepare", "films"], "required: --output"),
+        (["inspect"], "required: CLIP"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(arguments, reason, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vidgen", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        console.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+
+
+def test_options_that_are_read_first_know_what_the_commands_know():
+    import train
+    from eval import distribution, options, verifier
+    from vidgen import train_options
+
+    assert tuple(train.STAGES) == train_options.STAGES
+    assert tuple(distribution.METRICS) == options.DISTANCES
+    assert verifier.WEIGHTS == options.VERIFIER
 
 
 def test_exit_codes():

@@ -1,10 +1,13 @@
 """The pipeline as diffusers' users know pipelines: its names, loaders, offloading, backends, casting, sharing."""
 
+import base64
 import json
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from torch import nn
 from vidgen.audio_sync.codec import AudioCodec
 from vidgen.errors import InputError
 from vidgen.generation import GenerationConfig
+from vidgen.given import Given
 from vidgen.pipeline import VidGenPipeline
 from vidgen.vae3d.autoencoder import SpacetimeVAE
 
@@ -140,30 +144,71 @@ def test_the_index_carries_the_settings(saved):
         make_pipeline().save_pretrained(saved, safe_serialization=False)
 
 
-def test_a_model_is_shared_with_its_card(pipeline, monkeypatch):
-    uploaded = {}
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as its client needs to make a repository and to upload small files to it."""
 
-    class Hub:
-        def __init__(self, token=None):
-            assert token == "secret"
+    files: ClassVar[dict[str, bytes]] = {}
 
-        def create_repo(self, repo_id, private, exist_ok):
-            return SimpleNamespace(repo_id=f"me/{repo_id}")
+    def do_HEAD(self):
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
 
-        def file_exists(self, repo_id, name):
-            return False
+    do_GET = do_HEAD
 
-        def upload_folder(self, repo_id, folder_path, commit_message, create_pr):
-            folder = Path(folder_path)
-            uploaded["card"] = (folder / "README.md").read_text()
-            uploaded["files"] = {path.name for path in folder.iterdir()}
-            return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+    def do_POST(self):
+        assert self.headers["Authorization"] == "Bearer secret"
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        address = f"http://{self.headers['Host']}/me/tiny"
+        answer = {"url": address, "name": "me/tiny", "id": "me/tiny"}
+        if "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            answer = {
+                "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            }
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {
+                "success": True,
+                "commitOid": "0" * 40,
+                "commitUrl": f"{address}/commit/{'0' * 40}",
+                "hookOutput": "",
+            }
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert pipeline.push_to_hub("tiny", token="secret") == "https://hub/me/tiny"
-    assert 'from_pretrained("me/tiny")' in uploaded["card"]
-    assert "pipeline_tag: text-to-video" in uploaded["card"]
-    assert {"model_index.json", "pipeline.py", "transformer", "vae", "codec", "text_encoder"} < uploaded["files"]
+    def log_message(self, *_):
+        pass
+
+
+def test_a_model_is_uploaded_with_its_card(pipeline, monkeypatch, tmp_path):
+    """By the hub's own client, to a hub on this machine; what arrives there is the model."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", here)
+    files = f"{here}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    try:
+        address = pipeline.push_to_hub("tiny", token="secret", dtype=None)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert address.endswith("/me/tiny/commit/" + "0" * 40)
+    for name, data in Hub.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    card = (tmp_path / "README.md").read_text()
+    assert 'from_pretrained("me/tiny")' in card
+    assert "pipeline_tag: text-to-video" in card
+    there = latents(VidGenPipeline.from_pretrained(tmp_path))
+    assert all(torch.equal(*pair) for pair in zip(there, latents(pipeline), strict=True))
 
 
 def test_parts_load_alone_in_half_precision(pipeline, saved):
@@ -198,43 +243,69 @@ def test_networks_return_what_diffusers_networks_do_when_asked(pipeline):
 # --- memory and speed -----------------------------------------------------------------------------------------------
 
 
-def test_offloading_hooks_fetch_every_part(pipeline):
-    """As far as a machine without an accelerator lets: diffusers' own order, accelerate's own hooks, on the CPU."""
-    from accelerate import cpu_offload_with_hook
-    from accelerate.hooks import remove_hook_from_module
+BLACK = np.zeros((32, 64, 3), np.uint8)
 
-    parts = make_pipeline()
-    parts.transformer.load_state_dict(pipeline.transformer.state_dict())
-    expected = latents(parts, image=np.zeros((32, 64, 3), np.uint8))
-    order = parts.model_cpu_offload_seq.split("->")
-    assert set(order) == set(parts.components)
-    fetched, hook = [], None
-    for name in order:
-        _, hook = cpu_offload_with_hook(getattr(parts, name), torch.device("cpu"), hook)
-        inner = getattr(parts, name)._hf_hook
-        plain = inner.pre_forward
+
+def test_model_offloading_fetches_every_part_when_it_is_needed(pipeline, saved):
+    """diffusers' own method and order; on the CPU, where fetching moves nothing."""
+    parts = VidGenPipeline.from_pretrained(saved)
+    assert set(parts.model_cpu_offload_seq.split("->")) == set(parts.components)
+    parts.enable_model_cpu_offload(device="cpu")
+    fetched = []
+    for name, part in parts.components.items():
+        hook = part._hf_hook
+        plain = hook.pre_forward
 
         def pre_forward(module, *args, _name=name, _plain=plain, **kwargs):
             fetched.append(_name)
             return _plain(module, *args, **kwargs)
 
-        inner.pre_forward = pre_forward
-    assert parts.device == torch.device("cpu")
-    output = parts("a red ball", generator=seeded(5), num_inference_steps=2, image=np.zeros((32, 64, 3), np.uint8))
-    assert fetched[0] == "text_encoder"
-    assert fetched[-1] == "codec"
-    assert set(fetched) == set(order)
-    assert [name for index, name in enumerate(fetched) if fetched[index - 1] != name or index == 0] == [
-        "text_encoder", "vae", "transformer", "vae", "codec",
+        hook.pre_forward = pre_forward
+    assert parts.device.type == "cpu"
+    made = latents(parts, image=BLACK)
+    assert [name for index, name in enumerate(fetched) if index == 0 or fetched[index - 1] != name] == [
+        "text_encoder", "vae", "transformer",
     ]  # fmt: skip
-    again = latents(parts, image=np.zeros((32, 64, 3), np.uint8))
-    assert all(torch.equal(first, second) for first, second in zip(expected, again, strict=True))
-    assert output.audio.shape == (1, 9000)
-    for part in parts.components.values():
-        remove_hook_from_module(part, recurse=True)
+    parts("a red ball", num_inference_steps=1)
+    assert fetched[-1] == "codec"
+    assert all(torch.equal(*pair) for pair in zip(made, latents(pipeline, image=BLACK), strict=True))
 
 
-@pytest.mark.parametrize("backend", ["native", "_native_math"])
+def by_layers(pipeline):
+    """What ``enable_sequential_cpu_offload`` does to each part; diffusers itself refuses to do it on a CPU."""
+    from accelerate import cpu_offload
+
+    for part in pipeline.components.values():
+        cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+    assert pipeline.transformer.blocks[0].attn.qkv.weight.device.type == "meta"
+
+
+def by_groups(pipeline, **how):
+    cpu = torch.device("cpu")
+    pipeline.enable_group_offload(onload_device=cpu, offload_device=cpu, **how)
+
+
+@pytest.mark.parametrize(
+    "offload",
+    [
+        by_layers,
+        partial(by_groups, offload_type="block_level", num_blocks_per_group=1),
+        partial(by_groups, offload_type="leaf_level"),
+    ],
+    ids=["layers", "blocks", "leaves"],
+)
+def test_finer_offloading_changes_nothing_of_the_clip(pipeline, saved, offload):
+    parts = VidGenPipeline.from_pretrained(saved)
+    offload(parts)
+    settings = {"num_inference_steps": 2, "image": BLACK, "given": Given(waveform=np.full(5000, 0.1, np.float32))}
+    for _ in range(2):  # what was fetched has gone again
+        output = parts("a red ball", generator=seeded(5), **settings)
+    expected = pipeline("a red ball", generator=seeded(5), **settings)
+    assert np.array_equal(output.frames, expected.frames)
+    assert np.array_equal(output.audio, expected.audio)
+
+
+@pytest.mark.parametrize("backend", ["native", "_native_math", pytest.param("flex", marks=pytest.mark.slow)])
 def test_attention_backends_agree(backend):
     from diffusers.models.attention_dispatch import attention_backend
 
@@ -246,7 +317,7 @@ def test_attention_backends_agree(backend):
         pipeline.transformer.set_attention_backend(backend)
         assert all(module.processor._attention_backend == backend for module in used)
         for first, second in zip(plain, latents(pipeline, guidance_scale=1.0), strict=True):
-            torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
         with pytest.raises(ValueError, match="backend"):
             pipeline.transformer.set_attention_backend("magic")
 

@@ -10,8 +10,9 @@ import torch
 from eval.controls import moved_sounds, shuffled_prompts
 from eval.networks import CELLS, CLOSE_UP, CROP, LOOKS, MAPS, PICTURE, SMALL, CameraReader
 from eval.tabletop import Observation, compare, observe, summarise, table
+from eval.tracks import link, track_features
 from eval.train_verifier import body_loss, map_loss
-from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s, link, track_features
+from eval.verifier import WEIGHTS, Seen, Verifier, as_pictures, impact_times_s
 from eval.verifier_data import JITTER, TOLD, make_pairs, make_tracks, projected, visible_impacts_s, worn
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
@@ -34,6 +35,13 @@ def scene(x=(-0.6, 0.6), z=(0.33, 0.33), shape="ball", contacts=(), action="drop
         (Body(shape, "metal", "big"),), "concrete", action, direction, positions[:, None].astype(np.float32), rotations,
         tuple(contacts), still, still,
     )  # fmt: skip
+
+
+def bounced(trajectory: Trajectory, at_s: float, speed_m_s: float = 1.5) -> Trajectory:
+    """The scene with all bodies coming down until a moment, and going up after it."""
+    positions = trajectory.positions_m.copy()
+    positions[..., 2] += speed_m_s * np.abs(np.arange(len(positions)) / 24 - at_s)[:, None].astype(np.float32)
+    return replace(trajectory, positions_m=positions)
 
 
 def finding(x: float, y: float, colour: int, score: float = 0.9):
@@ -62,7 +70,9 @@ def test_only_strong_impacts_in_the_picture_are_to_be_seen():
     mass_kg = 120 * 4 / 3 * np.pi * 0.33**3
     contacts = [Contact(at_s, 0, -1, speed * mass_kg) for at_s, speed in ((0.2, 1.0), (0.5, 0.1), (1.9, 3.0))]
     trajectory = scene(x=(0, 4.0), contacts=contacts)
-    assert visible_impacts_s(trajectory, Look(("red",))) == [0.2]
+    assert visible_impacts_s(bounced(trajectory, 0.2), Look(("red",))) == [0.2]
+    assert visible_impacts_s(bounced(trajectory, 0.5), Look(("red",))) == []  # at 0.2 s it goes on as it came
+    assert visible_impacts_s(bounced(trajectory, 1.9), Look(("red",))) == []  # out of the picture
 
 
 def test_tracks_keep_bodies_apart_where_they_cross():
@@ -153,7 +163,7 @@ def test_training_pictures_and_their_truth_agree():
 def test_training_tracks_carry_the_truth():
     mass_kg = 120 * 4 / 3 * np.pi * 0.33**3
     trajectory = scene(contacts=[Contact(1.0, 0, -1, mass_kg)], action="rolls", direction="left")
-    tracks = make_tracks([trajectory], 6, 49, seed=0)
+    tracks = make_tracks([bounced(trajectory, 1.0)], 6, 49, seed=0)
     rows = torch.arange(6)
     struck = tracks["impacts"][rows, tracks["main"]]
     assert (struck.argmax(1) == 24).all()

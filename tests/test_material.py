@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vidgen.clip import ClipSpec
+from vidgen.errors import InputError
 from vidgen.material import read_given
 from vidgen.media import Clip, write_video
 
@@ -55,6 +56,8 @@ def test_a_waveform_in_memory():
     given, spec, notes = read_given(SPEC, LONGEST, audio=(tone(24000, 48000), 48000))
     assert (spec.num_frames, notes) == (12, [])
     assert np.corrcoef(given.waveform[100:-100], tone(12000, 24000)[100:-100])[0, 1] > 0.99
-    given, spec, notes = read_given(SPEC, LONGEST, audio=(tone(240000, 48000), 48000))
-    assert spec.num_frames == 34
-    assert "first 1.42 s" in notes[0]
+    with pytest.raises(InputError, match=r"the sound: lasts longer than a clip of this model can, 1\.42 s"):
+        read_given(SPEC, LONGEST, audio=(tone(240000, 48000), 48000))
+    given, spec, notes = read_given(SPEC, LONGEST, audio=(tone(240000, 48000), 48000), has_duration=True)
+    assert (spec, len(given.waveform)) == (SPEC, SPEC.num_samples)
+    assert "first 0.708 s" in notes[0]

@@ -234,5 +234,5 @@ def test_bad_arguments_are_input_errors(tmp_path):
         with pytest.raises(InputError, match=r"give a|cannot have|one of 8000"):
             prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), *wrong])
     (tmp_path / "a.flac").write_bytes(encode_flac(tone(1.2), RATE_HZ))
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError):
         prepare.main([str(tmp_path), "--output", str(tmp_path / "out"), "--rank", "2", "--world-size", "2"])

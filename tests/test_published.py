@@ -21,8 +21,17 @@ from vidgen.published_folders import is_published
 from .tiny_pipelines import TextOnlyProcessor, save
 
 SOUND = {"ltx2": 24000, "kandinsky6": 44100, "cosmos3": 16000}
-RATES = {"ltx": 25, "wan": 16, "wan22": 16, "cogvideox": 8, "mochi": 30}
-FRAMES = {"mochi": 13, "cogvideox": 8, "wan": 9, "wan22": 9, "hunyuan_video15": 13, "ltx": 13}
+RATES = {"ltx": 25, "wan": 16, "wan22": 16, "cogvideox": 8, "mochi": 30, "anyflow": 16, "sana_video": 16}
+FRAMES = {
+    "mochi": 13,
+    "cogvideox": 8,
+    "wan": 9,
+    "wan22": 9,
+    "hunyuan_video15": 13,
+    "ltx": 13,
+    "anyflow": 9,
+    "sana_video": 9,
+}
 """What half a second comes to, in whole latent frames of each family (CogVideoX pads to more)."""
 IN_DEFAULT_SUITE = ("ltx", "wan")
 
@@ -49,7 +58,7 @@ def run(folder, output, *more):
     [
         pytest.param(name, marks=() if name in IN_DEFAULT_SUITE else pytest.mark.slow)
         for name in ("ltx", "ltx2", "wan", "wan22", "cogvideox", "mochi", "hunyuan_video", "hunyuan_video15",
-                     "kandinsky6", "cosmos3")
+                     "kandinsky5", "kandinsky6", "cosmos3", "skyreels_v2", "anyflow", "sana_video")
     ],
 )  # fmt: skip
 def test_a_family_from_its_folder_to_a_file(family, folders, tmp_path, capsys):
@@ -96,6 +105,19 @@ def test_a_first_picture_where_the_weights_serve_both(folders, tmp_path):
     assert not np.array_equal(with_picture.frames, without.frames)
     tags = media.read_metadata(tmp_path / "a.mp4")
     assert "--image red.png" in clip_inspect.command(tags)
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_starts_from_a_picture_alone(folders, tmp_path):
+    with pytest.raises(InputError, match="WanImageToVideoPipeline needs --image"):
+        run(folders("wan_i2v"), tmp_path / "none.mp4", "--duration", "0.5")
+    clips = []
+    for name, colour in (("red", (250, 10, 10)), ("blue", (10, 10, 250))):
+        Image.new("RGB", (50, 40), colour).save(tmp_path / f"{name}.png")
+        picture = ("--image", str(tmp_path / f"{name}.png"))
+        clips.append(run(folders("wan_i2v"), tmp_path / f"{name}.mp4", "--duration", "0.5", *picture).frames)
+    assert clips[0].shape == (9, 32, 32, 3)
+    assert not np.array_equal(*clips)
 
 
 def test_sound_is_left_out_or_made_by_another_model(folders, tmp_path, monkeypatch):
@@ -275,6 +297,17 @@ def test_a_modular_pipeline_with_sound(folders, tmp_path):
     clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.375")
     assert clip.frames.shape == (9, 32, 32, 3)  # its task of text alone could not be told a length
     assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 9000)
+
+
+@pytest.mark.slow
+def test_ltx_25_whose_decoder_is_a_diffusion_model(folders, tmp_path):
+    folder = folders("ltx25")
+    assert not (folder / "model_index.json").exists()
+    clip = run(folder, tmp_path / "clip.mp4", "--duration", "0.5")
+    assert clip.frames.shape == (13, 32, 32, 3)
+    assert (clip.sample_rate_hz, len(clip.waveform)) == (24000, 13000)
+    again = run(folder, tmp_path / "again.mp4", "--duration", "0.5")
+    assert np.array_equal(clip.frames, again.frames)  # the decoder's noise, too, comes of the seed
 
 
 @pytest.mark.slow

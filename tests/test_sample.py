@@ -12,7 +12,7 @@ import sample
 from vidgen import options
 from vidgen.clip import ClipSpec, Compression
 from vidgen.errors import InputError
-from vidgen.generation import GenerationConfig
+from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 
 ROOT = Path(sample.__file__).parent
 
@@ -95,6 +95,7 @@ WRONG = [
     (["--prompt", "a", "--size", "big"], "size"),
     (["--prompt", "a", "--duration", "0"], "duration"),
     (["--prompt", "a", "--duration", "1e9"], "duration"),
+    (["--prompt", "a", "--duration", "0.01"], "less than a frame at 24 fps: give at least 0.0417"),
     (["--prompt", "a", "--duration", "nan"], "duration"),
     (["--prompt", "a", "--fps", "0"], "frame rate"),
     (["--prompt", "a", "--fps", "1/0"], "frame rate"),
@@ -174,3 +175,12 @@ def test_settings_survive_saving(tmp_path):
     assert GenerationConfig.load(tmp_path) == config
     assert config.spec().latent_frames == 7  # 1 + 48 / 8
     assert json.loads((tmp_path / "generation_config.json").read_text())["model_version"] == "v1"
+
+
+def test_words_that_no_caption_had_are_told():
+    own = GenerationConfig(words=["a", "ball", "red", "rolls"])
+    (said,) = own.notes_on("A red DRAGON rolls; 0s: a ball, a sky")
+    assert said.startswith("words that this model never learned from: dragon, sky ")
+    assert own.notes_on("a red ball") == []
+    assert GenerationConfig().notes_on("a dragon") == []
+    assert GenerationConfig.load(SHIPPED_MODEL).notes_on("a small red metal ball drops onto a wooden floor") == []

@@ -46,6 +46,12 @@ def qwen_tokenizer() -> Any:
     return tokenizer
 
 
+def gemma_tokenizer() -> Any:
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(letters))}
+    return transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64)
+
+
 def wan_vae() -> Any:
     return diffusers.AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
@@ -88,8 +94,6 @@ def ltx2() -> Any:
         text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=500, eoi_token_index=501,
         image_token_index=502,
     )  # fmt: skip
-    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(letters))}
     return diffusers.LTX2Pipeline(
         transformer=diffusers.LTX2VideoTransformer3DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
@@ -123,7 +127,7 @@ def ltx2() -> Any:
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
         text_encoder=transformers.Gemma3ForConditionalGeneration(config).eval(),
-        tokenizer=transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64),
+        tokenizer=gemma_tokenizer(),
     )  # fmt: skip
 
 
@@ -162,6 +166,77 @@ def wan_i2v() -> Any:
         image_encoder=None,
         image_processor=None,
     )  # fmt: skip
+
+
+def skyreels_v2() -> Any:
+    return diffusers.SkyReelsV2Pipeline(
+        transformer=diffusers.SkyReelsV2Transformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
+            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        ),
+        vae=wan_vae(),
+        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def anyflow() -> Any:
+    return diffusers.AnyFlowPipeline(
+        transformer=diffusers.AnyFlowTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
+            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        ),
+        vae=wan_vae(),
+        scheduler=diffusers.FlowMapEulerDiscreteScheduler(),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def sana_video() -> Any:
+    config = transformers.Gemma2Config(
+        vocab_size=512, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=4,
+    )  # fmt: skip
+    return diffusers.SanaVideoPipeline(
+        transformer=diffusers.SanaVideoTransformer3DModel(
+            in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+            num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=8,
+            sample_size=30, rope_max_seq_len=128,
+        ),
+        vae=wan_vae(),
+        scheduler=diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        text_encoder=transformers.Gemma2Model(config).eval(),
+        tokenizer=gemma_tokenizer(),
+    )  # fmt: skip
+
+
+def kandinsky5() -> Any:
+    """The silent one before Kandinsky 6; its published processor around the tokenizer would need torchvision."""
+    return diffusers.Kandinsky5T2VPipeline(
+        transformer=diffusers.Kandinsky5Transformer3DModel(
+            in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, patch_size=(1, 2, 2),
+            model_dim=16, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 2, 2),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        **kandinsky_parts(),
+    )  # fmt: skip
+
+
+def ltx25() -> Any:
+    """LTX-2.5: LTX-2 whose decoder is itself a diffusion model; modular only."""
+    first = ltx2()
+    torch.manual_seed(1)
+    decoder = diffusers.LTX2VideoDiffusionDecoderModel(
+        latent_channels=4, patch_size=1, decoder_head_dim=8, decoder_stage_channels=(16, 8, 8, 8, 8),
+        decoder_stage_depths=(1, 1, 1, 1, 1), decoder_stage_kernels=((1, 3, 3),) * 4, decoder_t_emb_dim=16,
+        decoder_upsample_strides=((2, 2, 2), (1, 1, 1), (1, 1, 1), (1, 1, 1)), decoder_stage5_kernel=(1, 3, 3),
+        decoder_upsample_channel_reductions=(2, 1, 1, 1), spatial_compression_ratio=2, temporal_compression_ratio=2,
+    )  # fmt: skip
+    pipeline = diffusers.LTX25ModularPipeline()
+    pipeline.update_components(**first.components, diffusion_decoder=decoder)
+    return pipeline
 
 
 def cogvideox() -> Any:
@@ -255,10 +330,8 @@ def hunyuan_video15() -> Any:
     )  # fmt: skip
 
 
-def kandinsky6() -> Any:
-    """The published one has a processor around its tokenizer, which would need torchvision."""
-    from diffusers.pipelines.kandinsky6 import Kandinsky6TI2VAPipeline
-
+def kandinsky_parts() -> dict[str, Any]:
+    """What Kandinsky 5 and 6 have in common: the VAE and two text encoders."""
     qwen = transformers.Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -272,20 +345,29 @@ def kandinsky6() -> Any:
         bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     clip_special = ("<|startoftext|>", "<|endoftext|>")
+    return {
+        "vae": diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        ),
+        "text_encoder": transformers.Qwen2_5_VLForConditionalGeneration(qwen).eval(),
+        "tokenizer": qwen_tokenizer(),
+        "text_encoder_2": transformers.CLIPTextModel(clip).eval(),
+        "tokenizer_2": transformers.CLIPTokenizer(vocab=byte_vocabulary(*clip_special), merges=[], model_max_length=77),
+    }  # fmt: skip
+
+
+def kandinsky6() -> Any:
+    """The published one has a processor around its tokenizer, which would need torchvision."""
+    from diffusers.pipelines.kandinsky6 import Kandinsky6TI2VAPipeline
+
     return Kandinsky6TI2VAPipeline(
         transformer=diffusers.Kandinsky6Transformer3DModel(
             in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=8, time_dim=16, patch_size=(1, 2, 2),
             model_dim=16, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 2, 2), visual_cond=True,
             in_audio_dim=4, out_audio_dim=4, visual_token_type_num_embeddings=2,
         ),
-        vae=diffusers.AutoencoderKLHunyuanVideo(
-            latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-        ),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(qwen).eval(),
-        tokenizer=qwen_tokenizer(),
-        text_encoder_2=transformers.CLIPTextModel(clip).eval(),
-        tokenizer_2=transformers.CLIPTokenizer(vocab=byte_vocabulary(*clip_special), merges=[], model_max_length=77),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        **kandinsky_parts(),
         audio_vae=diffusers.MMAudioVAE(
             mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 1, 1), layers_per_block=1,
             sample_rate=44100, n_fft=64, hop_length=512,
@@ -379,7 +461,8 @@ def minimax_h3() -> Any:
 FAMILIES: dict[str, Callable[[], Any]] = {
     "ltx": ltx_video, "ltx2": ltx2, "wan": wan, "wan22": wan22, "wan_i2v": wan_i2v, "cogvideox": cogvideox,
     "mochi": mochi, "hunyuan_video": hunyuan_video, "hunyuan_video15": hunyuan_video15, "kandinsky6": kandinsky6,
-    "cosmos3": cosmos3, "minimax_h3": minimax_h3,
+    "cosmos3": cosmos3, "minimax_h3": minimax_h3, "skyreels_v2": skyreels_v2, "anyflow": anyflow,
+    "sana_video": sana_video, "kandinsky5": kandinsky5, "ltx25": ltx25,
 }  # fmt: skip
 
 

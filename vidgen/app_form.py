@@ -1,13 +1,20 @@
 """What is filled in on the page, and the options of ``sample.py`` that it comes to."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from .errors import InputError
+from .files import replacing
 from .generation import GenerationConfig
-from .media import CLIP_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES
+from .media import CLIP_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES, probe
 
 SUFFIXES = {"image": IMAGE_SUFFIXES, "video": CLIP_SUFFIXES, "audio": SOUND_SUFFIXES}
 ALL_SUFFIXES = sorted(IMAGE_SUFFIXES | CLIP_SUFFIXES | SOUND_SUFFIXES)
@@ -15,21 +22,29 @@ MAX_GROWTH = 2
 """How many times larger than the model's own a picture may be on each side: whoever sees the page may ask."""
 
 DURATION_STEP_S = 0.1
-PICTURE_TASKS = {"first": "Start with it", "last": "End with it"}
+OPAQUE = 128
+PICTURE_TASKS = {"first": "Start with it", "last": "End with it", "moments": "Pass through it"}
+PICTURES_TASKS = {"ends": "Start and end with them", "moments": "Pass through them"}
 CLIP_TASKS = {
     "extend": "Go on after it",
     "lead": "Lead up to it",
     "foley": "New sound for it",
     "replace": "Make a part anew",
+    "place": "Make a place anew",
+    "vary": "Vary it",
     "sound": "New picture for its sound",
 }
-OWN_LENGTH = ("extend", "lead", "foley", "replace", "sound")
+OWN_LENGTH = tuple(CLIP_TASKS)
 """Tasks in which what is given decides how long the clip is."""
+WITH_SPAN, WITH_STRENGTH = ("replace", "place"), ("replace", "place", "vary")
+STREAMS = {"": "picture and sound", "video": "picture", "audio": "sound"}
+OWN_STRENGTH = {"vary": 0.5}
+"""Where the strength stands when a task is chosen; at 1 in the others: nothing of what was there is kept."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Dropped files by kind: at most two pictures, or one clip or sound; a picture may go with a sound."""
+    """Dropped files by kind: pictures, or one clip or sound. A picture may go with a sound, and with a clip as mask."""
 
     pictures: tuple[Path, ...] = ()
     clip: Path | None = None
@@ -50,34 +65,29 @@ class Material:
                 raise InputError(f"{path.name}: only pictures, clips and sounds can be used")
             kinds[kind].append(path)
         pictures, clips, sounds = kinds.values()
-        if len(pictures) > 2:
-            raise InputError(f"{len(pictures)} pictures are too many: give the first frame, the last, or both")
         if len(clips) + len(sounds) > 1:
             raise InputError("give one clip or one sound, not several")
-        if clips and pictures:
-            raise InputError("give pictures or a clip, not both")
+        if clips and len(pictures) > 1:
+            raise InputError("beside a clip give no more than one picture: it is white where the clip is made anew")
         return cls(tuple(pictures), clips[0] if clips else None, sounds[0] if sounds else None)
 
     @property
     def tasks(self) -> dict[str, str]:
-        """What may be done with it, by name; empty where there is nothing to choose."""
+        """What may be done with it, by name; empty where nothing is dropped, or a sound alone."""
         if self.clip is not None:
-            return CLIP_TASKS
-        return PICTURE_TASKS if len(self.pictures) == 1 else {}
+            return {"place": CLIP_TASKS["place"]} if self.pictures else CLIP_TASKS
+        return ({}, PICTURE_TASKS, PICTURES_TASKS, {"moments": PICTURES_TASKS["moments"]})[min(len(self.pictures), 3)]
 
     @property
     def says(self) -> str:
         """What will be made of it, in words."""
         if self.clip is not None:
-            return "A clip: choose what to do with it"
-        if self.sound is not None and not self.pictures:
+            with_mask = "A clip and its mask: it is made anew where the picture is white"
+            return with_mask if self.pictures else "A clip: choose what to do with it"
+        if not self.pictures:
             return "A sound: a picture is made for it"
-        said = (
-            "",
-            "A picture: the clip starts or ends with it",
-            "The first and the last frame: what lies between is made",
-        )
-        return said[len(self.pictures)] + (", and the picture for the sound" if self.sound is not None else "")
+        said = "A picture of the clip" if len(self.pictures) == 1 else f"{len(self.pictures)} pictures of the clip"
+        return f"{said}: the rest is made" + (", and all of it for the sound" if self.sound is not None else "")
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,10 @@ class Form:
     extend_s: float
     replace_from_s: float
     replace_to_s: float
+    anew: str | None
+    drawn: Mapping[str, Any] | None
+    strength: float
+    moments: str | None
     duration_s: float
     size: str | None
     seed: str | None
@@ -98,11 +112,12 @@ class Form:
     audio_guidance: float
     negative_prompt: str | None
     camera: str | None
+    loras: list[str] | None
     loop: bool
     with_sound: bool
 
-    def words(self, own: GenerationConfig) -> list[str]:
-        """The words of a ``sample.py`` command, for ``options.parse_args``.
+    def words(self, own: GenerationConfig, masks: Path) -> list[str]:
+        """The words of a ``sample.py`` command, for ``options.parse_args``; a mask that was drawn goes into ``masks``.
 
         Raises:
             InputError: files that do not go together, or a seed that is no number.
@@ -125,29 +140,81 @@ class Form:
         if is_moved and task not in OWN_LENGTH and material.sound is None:
             words.append(f"--duration={self.duration_s}")
         words += [f"--camera={self.camera}"] if self.camera else []
+        words += ["--lora", *self.loras] if self.loras else []
         words += ["--loop"] if self.loop else []
         words += [] if self.with_sound else ["--no-audio"]
         if material.sound is not None:
             words.append(f"--audio={material.sound}")
-        if len(material.pictures) == 2:
-            words += [f"--image={material.pictures[0]}", f"--last-image={material.pictures[1]}"]
-        elif material.pictures:
-            words.append(f"--{'image' if task == 'first' else 'last-image'}={material.pictures[0]}")
         if material.clip is not None:
-            words += self._clip_words(material.clip, task)
+            return words + self._clip_words(material, task, masks)
+        if task == "moments":
+            places = frames_at(self.moments, len(material.pictures), own)
+            return words + [f"--keyframe={place}={path}" for place, path in zip(places, material.pictures, strict=True)]
+        flags = {"first": ["image"], "last": ["last-image"], "ends": ["image", "last-image"]}.get(task or "", [])
+        return words + [f"--{flag}={path}" for flag, path in zip(flags, material.pictures, strict=True)]
+
+    def _clip_words(self, material: Material, task: str | None, masks: Path) -> list[str]:
+        assert material.clip is not None
+        if task == "sound":
+            return [f"--audio={material.clip}"]
+        words = [f"--video={material.clip}"]
+        if task in ("extend", "lead"):
+            return [*words, f"--extend={self.extend_s if task == 'extend' else -self.extend_s}"]
+        if task == "foley":
+            return [*words, "--only=audio"]
+        if task in WITH_SPAN and not (task == "place" and self.replace_from_s == self.replace_to_s == 0):
+            words.append(f"--replace={self.replace_from_s}-{self.replace_to_s}")
+        if task == "replace" and self.anew:
+            words.append(f"--only={self.anew}")
+        if task == "place":
+            mask = material.pictures[0] if material.pictures else save_mask(self.drawn, material.clip, masks)
+            words.append(f"--mask={mask}")
+        if task == "vary" or self.strength < 1:
+            words.append(f"--strength={self.strength}")
         return words
 
-    def _clip_words(self, clip: Path, task: str | None) -> list[str]:
-        if task == "sound":
-            return [f"--audio={clip}"]
-        words = [f"--video={clip}"]
-        if task in ("extend", "lead"):
-            words.append(f"--extend={self.extend_s if task == 'extend' else -self.extend_s}")
-        elif task == "replace":
-            words.append(f"--replace={self.replace_from_s}-{self.replace_to_s}")
-        else:
-            words += ["--only=audio"]
-        return words
+
+def frames_at(moments: str | None, count: int, own: GenerationConfig) -> list[int]:
+    """Frames of the clip that are seen at ``moments``, seconds as in "0, 1.5"; there must be ``count`` of them.
+
+    Raises:
+        InputError: text that is no such list, or of another length.
+    """
+    try:
+        times_s = [float(word) for word in (moments or "").replace(",", " ").split()]
+    except ValueError as error:
+        raise InputError(f"the moments of the pictures are seconds, as in 0, 1.5: not {moments!r}") from error
+    if len(times_s) != count or not all(0 <= time_s < 3600 for time_s in times_s):
+        raise InputError(f"{count} pictures need as many moments, in seconds from 0 on: not {moments!r}")
+    return [round(time_s * Fraction(own.frame_rate)) for time_s in times_s]
+
+
+def spread(count: int, own: GenerationConfig) -> str:
+    """Moments for so many pictures, evenly over a clip of the model's own length, as ``frames_at`` reads them."""
+    last_s = float((own.num_frames - 1) / Fraction(own.frame_rate))
+    times_s = np.linspace(0, last_s, count) if count > 1 else [last_s / 2]
+    return ", ".join(f"{time_s:.2g}" for time_s in times_s)
+
+
+def save_mask(drawn: Mapping[str, Any] | None, clip: Path, folder: Path) -> Path:
+    """What was drawn over a frame of ``clip``, as a PNG of its size, white where there is a stroke; its name tells it.
+
+    Args:
+        drawn: as Gradio's editor gives it, ``layers`` of (H, W, 4) uint8.
+
+    Raises:
+        InputError: nothing was drawn, or ``clip`` cannot be read.
+    """
+    layers = [np.asarray(layer)[..., 3] >= OPAQUE for layer in (drawn or {}).get("layers", [])]
+    if not any(layer.any() for layer in layers):
+        raise InputError("draw over the place that is to be made anew, or drop a picture that is white there")
+    info = probe(clip)
+    picture = Image.fromarray(np.logical_or.reduce(layers)).resize((info.width, info.height), Image.Resampling.NEAREST)
+    digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+    path = folder / f"mask-{digest[:12]}.png"
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return path
 
 
 def plain(error: InputError, files: Sequence[str] | None = None) -> str:

@@ -143,13 +143,22 @@ def details(clip: Made) -> str:
         facts["Keep away from"] = own["negative_prompt"]
     if own.get("camera"):
         facts["Camera"] = own["camera"].replace("-", " ")
+    if own.get("lora"):
+        facts["Adapters"] = ", ".join(own["lora"])
     if own.get("given"):
-        facts["Given"] = ", ".join(f"{name} {value}" for name, value in own["given"].items())
+        facts["Given"] = ", ".join(f"{name.replace('_', ' ')} {said(value)}" for name, value in own["given"].items())
     rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
     return (
         f'<dl class="facts">{rows}</dl>'
         f'<div class="again">The command that makes it again:<code>{html.escape(command(clip.tags))}</code></div>'
     )
+
+
+def said(value: object) -> str:
+    """A recorded setting in words: spans as 0.5-1, pictures by frame as 24: a.png."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {entry}" for name, entry in value.items())
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def dropped(files: Sequence[str] | None, material: Material) -> str:

@@ -62,7 +62,11 @@ class ClipSpec:
         rate = Fraction(frame_rate).limit_denominator(1001)
         if not 0 < duration_s <= MAX_DURATION_S:
             raise InputError(f"a duration of {duration_s} s cannot be made: give more than 0, at most {MAX_DURATION_S}")
-        return cls(num_frames=max(1, round(duration_s * rate)), frame_rate=rate, **sizes)
+        num_frames = round(duration_s * rate)
+        if num_frames < 1:
+            raise InputError(f"a duration of {duration_s:g} s is less than a frame at {float(rate):.5g} fps: "
+                             f"give at least {float(1 / rate):.3g}")  # fmt: skip
+        return cls(num_frames=num_frames, frame_rate=rate, **sizes)
 
     @property
     def duration_s(self) -> float:

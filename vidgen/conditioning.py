@@ -1,8 +1,8 @@
 """What is given and what is wanted, and guidance: from a network to a velocity function that solvers take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
+from .flow import interpolate
+from .loading import execution_device
 from .solvers import State, VelocityFn
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ class Conditioning:
     audio: normalised latents (B, C_a, L); ``audio_given`` bool, broadcastable to (B, L).
     video_strength, audio_strength: below 1, what is wanted starts from the clean latents under so much noise, and the
         schedule of noise levels is to start there.
+    given_noise: the network is shown what is given under noise of this level, or of the level of what is wanted where
+        that is lower. 0 shows it clean, at 1 all latents have one noise level (the replacement method of Song et al.
+        2021, arXiv 2011.13456, appendix I.2). It comes out clean in either case.
     """
 
     video: Tensor | None = None
@@ -38,6 +43,7 @@ class Conditioning:
     audio_given: Tensor | None = None
     video_strength: float = 1.0
     audio_strength: float = 1.0
+    given_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, axes in (("video", 4), ("audio", 2)):
@@ -65,6 +71,21 @@ class Conditioning:
             started.append(torch.where(given.unsqueeze(1), clean, wanted))
         return tuple(started)
 
+    def shown(self, x: State, sigma: tuple[Tensor, ...], noise: State) -> State:
+        """(video, audio) as the network is to see them: what is given under so much of ``noise``."""
+        if not self.given_noise:
+            return x
+        streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), noise, sigma, strict=True)
+        shown = []
+        for stream, clean, given, drawn, level in streams:
+            if stream is not None and clean is not None and given is not None:
+                assert drawn is not None, "what is given cannot be shown under noise that was not drawn"
+                level = level.to(stream).clamp(max=self.given_noise)
+                noisy = interpolate(clean.to(stream), drawn.to(stream), level)
+                stream = torch.where(given.unsqueeze(1), noisy, stream)
+            shown.append(stream)
+        return tuple(shown)
+
     def still(self, velocity: State) -> State:
         """(video, audio) velocities with 0 where the latents are given, so that no solver moves them."""
         streams = zip(velocity, (self.video_given, self.audio_given), strict=True)
@@ -74,12 +95,12 @@ class Conditioning:
         )
 
     def video_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: 0 where the latents are given."""
-        return _levels(sigma, self.video_given, 4)
+        """Noise levels, broadcastable to (B, t, h, w), for a scalar ``sigma``: at most ``given_noise`` where given."""
+        return _levels(sigma, self.video_given, 4, self.given_noise)
 
     def audio_sigma(self, sigma: Tensor) -> Tensor:
-        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: 0 where the latents are given."""
-        return _levels(sigma, self.audio_given, 2)
+        """Noise levels, broadcastable to (B, L), for a scalar ``sigma``: at most ``given_noise`` where given."""
+        return _levels(sigma, self.audio_given, 2, self.given_noise)
 
 
 def given_frames(latents: Tensor, indices: Sequence[int], num_latents: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +165,9 @@ def encode_given(given: "Given", spec: "ClipSpec", vae: "SpacetimeVAE", codec: "
     known = given.audio_mask(spec)
     audio_places = np.flatnonzero(known | (is_edit and given.waveform is not None)).tolist()
     if audio_places:
-        latents = codec.to_latents(torch.from_numpy(given.sound(spec)).to(codec.device, codec.dtype)[None, None])
+        latents = codec.to_latents(
+            torch.from_numpy(given.sound(spec)).to(execution_device(codec), codec.dtype)[None, None]
+        )
         audio, _ = given_frames(latents[:, :, audio_places], audio_places, spec.audio_latents)
         audio_given = torch.from_numpy(known)[None].to(audio.device)
     strengths = (1.0 if clean is None else given.strength for clean in (video, audio))
@@ -159,7 +182,7 @@ def hold(picture: Tensor, spec: "ClipSpec", vae: "SpacetimeVAE", place: int) -> 
 
 def _as_video(frames: np.ndarray, vae: "SpacetimeVAE") -> Tensor:
     """Frames (B, T, H, W, 3) uint8 to (B, 3, T, H, W) in [-1, 1]."""
-    video = torch.from_numpy(np.array(frames)).to(vae.device).permute(0, 4, 1, 2, 3)
+    video = torch.from_numpy(np.array(frames)).to(execution_device(vae)).permute(0, 4, 1, 2, 3)
     return video.to(vae.dtype) / 127.5 - 1
 
 
@@ -170,9 +193,11 @@ def guided_velocity(
     *,
     video_guidance: float = 1.0,
     audio_guidance: float = 1.0,
+    modality_scale: float = 1.0,
     video_times_s: Tensor | None = None,
     audio_times_s: Tensor | None = None,
     conditioning: Conditioning | None = None,
+    noise: State = (None, None),
 ) -> VelocityFn:
     """The velocity function of a ``JointDiT`` under a prompt, with a guidance scale for each modality.
 
@@ -180,8 +205,13 @@ def guided_velocity(
     guidance): v = v_negative + scale·(v_text − v_negative), both from one call with twice the batch. With both scales
     at 1 the network is called once, on the text alone.
 
+    With another ``modality_scale`` than 1 each stream is also led away from what it would be without the other, so that
+    they fit together better (as in LTX-2, HaCohen et al. 2026, arXiv 2601.03233): v gains
+    (modality_scale − 1)·(v_text − v_alone), at the cost of one more call for each stream alone.
+
     The function takes (video, audio) and a noise level for each, and returns their velocities; those of latents that
-    ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``.
+    ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``; the same ``noise`` is needed here
+    where what is given is shown under some.
 
     Raises:
         InputError: guidance without ``negative_text``.
@@ -190,10 +220,11 @@ def guided_velocity(
     guided = not (video_guidance == audio_guidance == 1)
     if guided and negative_text is None:
         raise InputError("guidance needs the features of a negative prompt; the empty prompt will do")
-    features, mask = stack_texts(text, negative_text) if guided and negative_text is not None else text
+    both_texts = text if negative_text is None else stack_texts(text, negative_text)
 
-    def call(x: State, sigma: tuple[Tensor, ...]) -> State:
+    def call(x: State, sigma: tuple[Tensor, ...], words: Text) -> State:
         video, audio = x
+        features, mask = words
         return model(
             video,
             audio,
@@ -206,15 +237,28 @@ def guided_velocity(
         )
 
     def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
-        if not guided:
-            return given.still(call(x, sigma))
-        doubled = call(tuple(None if stream is None else torch.cat((stream, stream)) for stream in x), sigma)
-        scales = (video_guidance, audio_guidance)
-        return given.still(
-            tuple(None if both is None else guide(both, scale) for both, scale in zip(doubled, scales, strict=True))
-        )
+        x = given.shown(x, sigma, noise)
+        answer = under_text = call(_repeat(x), sigma, both_texts) if guided else call(x, sigma, text)
+        if guided:
+            scales = (video_guidance, audio_guidance)
+            answer = _each(guide, answer, scales)
+            under_text = _each(lambda both: both.chunk(2)[0], under_text)
+        if modality_scale != 1 and all(stream is not None for stream in x):
+            alone = (call((x[0], None), sigma, text)[0], call((None, x[1]), sigma, text)[1])
+            beyond = modality_scale - 1
+            answer = _each(lambda v, joint, apart: v + beyond * (joint - apart), answer, under_text, alone)
+        return given.still(answer)
 
     return velocity
+
+
+def _repeat(x: State) -> State:
+    return _each(lambda stream: torch.cat((stream, stream)), x)
+
+
+def _each(function: Callable[..., Tensor], *streams: Sequence[Any]) -> State:
+    """``function`` of each stream that there is, with what belongs to it."""
+    return tuple(None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
 
 
 def stack_texts(first: Text, second: Text) -> Text:
@@ -231,7 +275,7 @@ def guide(both: Tensor, scale: float) -> Tensor:
     return torch.lerp(negative, conditional, scale)
 
 
-def _levels(sigma: Tensor, given: Tensor | None, axes: int) -> Tensor:
-    """``sigma`` with one axis a site, 0 where given."""
+def _levels(sigma: Tensor, given: Tensor | None, axes: int, most: float) -> Tensor:
+    """``sigma`` with one axis a site, at most ``most`` where given."""
     level = sigma.view((1,) * axes)
-    return level if given is None else level * ~given
+    return level if given is None else torch.where(given, level.clamp(max=most), level)

@@ -29,6 +29,8 @@ GROUPS = {
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, (place, _) in group.items()}
+READ_FIRST = {"train": "vidgen.train_options", "eval": "eval.options"}
+"""Where options are read of commands that take seconds to import: help and mistakes come at once."""
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLES = """examples:
   vidgen sample --prompt "a small red metal ball drops onto a wooden floor" --output ball.mp4
@@ -60,6 +62,8 @@ def _main() -> None:
         print(completion(arguments[1]))
     elif arguments[0] in COMMANDS:
         sys.argv = [f"vidgen {arguments[0]}", *arguments[1:]]
+        if arguments[0] in READ_FIRST:
+            _module(arguments[0], READ_FIRST[arguments[0]]).parse_arguments()
         entry_point(arguments[0])()
     else:
         raise InputError(f"there is no command {arguments[0]!r}: {', '.join(COMMANDS)} (see vidgen --help)")
@@ -82,10 +86,12 @@ def entry_point(command: str) -> Callable[[], None]:
         InputError: this installation does not have it.
     """
     place = COMMANDS[command]
-    if place.endswith(".py"):
-        return _script(place).main
+    return (_script(place) if place.endswith(".py") else _module(command, place)).main
+
+
+def _module(command: str, place: str) -> Any:
     try:
-        return importlib.import_module(place).main
+        return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is None or not place.startswith(error.name):
             raise

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,9 @@ SHIPPED_MODEL = next(
 )
 """The model that the repository carries at its root, and a wheel inside the package."""
 FILE_NAME = "generation_config.json"
+WORD = re.compile(r"\b[^\W\d_]+\b")
+FEW_WORDS = 1000
+"""A model that learned from no more words than these names them: prompts with others can then be told so."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class GenerationConfig:
     num_inference_steps: int = 20
     guidance_scale: float = 4.0
     audio_guidance_scale: float = 4.0
+    modality_scale: float = 1.0
     video_shift: float = 1.0
     audio_shift: float = 1.0
     solver: str = "euler"
@@ -43,6 +48,8 @@ class GenerationConfig:
     model_version: str = "untrained"
     cameras: dict[str, str] = field(default_factory=dict)
     """Moves of the camera that the model learned, and the words for each in a prompt."""
+    words: list[str] = field(default_factory=list)
+    """Of the captions that the model learned from, in lower case; none where that is not known, or they are many."""
 
     def spec(
         self,
@@ -90,6 +97,13 @@ class GenerationConfig:
             raise InputError(f"the camera move {camera!r} is not known; this model knows {known}")
         return f"{prompt}, {self.cameras[camera]}"
 
+    def notes_on(self, prompt: str) -> list[str]:
+        """A line about words that no caption of the training had, if it is known which they had and there are such."""
+        unknown = [word for word in words_of([[prompt]]) if word not in self.words]
+        if not self.words or not unknown:
+            return []
+        return [f"words that this model never learned from: {', '.join(unknown)} (it knows {len(self.words)})"]
+
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
@@ -119,3 +133,8 @@ class GenerationConfig:
         except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
         return config
+
+
+def words_of(captions: Iterable[Sequence[str]]) -> list[str]:
+    """All words of captions, each with its wordings, once, in lower case and sorted."""
+    return sorted({word for wordings in captions for text in wordings for word in WORD.findall(text.lower())})

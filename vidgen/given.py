@@ -33,7 +33,8 @@ class Given:
             before or after.
         video: frames (T, H, W, 3) uint8.
         waveform: sound (N,) float32 in [-1, 1]; it comes out of the pipeline sample by sample as it went in.
-        start_frame: frame of the clip where ``video`` and ``waveform`` begin; what reaches beyond the clip is not used.
+        start_frame: frame of the clip where ``video`` and ``waveform`` begin. Frames beyond the clip are not used;
+            sound may reach no more than a frame beyond it.
         replaced_video, replaced_audio: spans of the clip in which ``video`` or ``waveform`` are made anew.
         mask: (1 or T, H, W) bool, true where the picture of ``video`` is made anew, alike in all frames or for each: in
             ``replaced_video``, or in the whole clip where no span is given. A latent with any such pixel is made anew.
@@ -52,15 +53,20 @@ class Given:
 
     def check(self, spec: ClipSpec) -> None:
         """Raise InputError where the material does not fit the clip ``spec`` or contradicts itself."""
+        self._check_kinds()
         pictures = [*self.keyframes.values(), *([] if self.video is None else [self.video[0]])]
         for picture in pictures:
             if picture.shape != (spec.height, spec.width, 3) or picture.dtype != np.uint8:
                 raise InputError(f"given pictures must be ({spec.height}, {spec.width}, 3) uint8, not "
                                  f"{picture.shape} {picture.dtype}")  # fmt: skip
-        if self.waveform is not None and (self.waveform.ndim != 1 or not self.waveform.size):
-            raise InputError(f"given sound must be (N,), not {self.waveform.shape}")
         if not 0 <= self.start_frame < spec.num_frames:
             raise InputError(f"given material cannot begin at frame {self.start_frame} of {spec.num_frames}")
+        if self.waveform is not None:
+            beyond = self.first_sample(spec) + len(self.waveform) - spec.samples_until(spec.num_frames + 1)
+            if beyond > 0:
+                lasts_s, start = len(self.waveform) / spec.sample_rate_hz, self.start_frame
+                raise InputError(f"given sound of {lasts_s:.3g} s from frame {start} on is longer than the clip, "
+                                 f"{spec.duration_s:.3g} s: cut it, or make the clip longer")  # fmt: skip
         for start_s, end_s in (*self.replaced_video, *self.replaced_audio):
             if not 0 <= start_s < end_s <= spec.duration_s + ROUNDING:
                 raise InputError(f"the span {start_s:g}-{end_s:g} s does not lie in the clip's {spec.duration_s:.3g} s")
@@ -76,6 +82,26 @@ class Given:
                     f"{spec.compression.frames} frames apart, and out of what is kept of a video"
                 )
             settled[place] = True
+
+    def _check_kinds(self) -> None:
+        """What would otherwise fail somewhere within, or silently make nonsense."""
+        for array in (self.video, self.waveform, self.mask, *self.keyframes.values()):
+            if array is not None and not isinstance(array, np.ndarray):
+                raise InputError(
+                    f"pictures, video, sound and mask are given as numpy arrays, not {type(array).__name__}"
+                )
+        if any(not isinstance(frame, int | np.integer) for frame in self.keyframes):
+            raise InputError(f"keyframes are given by number of frame, not {list(self.keyframes)}")
+        if self.video is not None and (self.video.ndim != 4 or not len(self.video)):
+            raise InputError(f"a given video must be frames (T, H, W, 3) uint8, not {self.video.shape}")
+        sound = self.waveform
+        if sound is not None:
+            if sound.ndim != 1 or not sound.size or not np.issubdtype(sound.dtype, np.floating):
+                raise InputError(f"given sound must be (N,) floats, not {sound.shape} {sound.dtype}")
+            if not np.abs(sound).max() <= 1:
+                raise InputError("given sound must lie between -1 and 1")
+        if any(np.shape(span) != (2,) for span in (*self.replaced_video, *self.replaced_audio)):
+            raise InputError("replaced spans are pairs of seconds, start and end: ((0.5, 1.0),)")
 
     def _check_editing(self, spec: ClipSpec) -> None:
         if self.mask is not None:
@@ -122,6 +148,10 @@ class Given:
         unmarked = np.ones((spec.padded_frames, *cells.shape[1:]), bool)
         unmarked[covered] = ~cells if len(cells) == 1 else ~_repeated(cells, int(covered.sum()))
         return _latent_frames(kept, spec) | _latent_frames(unmarked & covered[:, None, None], spec)
+
+    def whole_picture(self, spec: ClipSpec) -> np.ndarray | None:
+        """(spec.num_frames, H, W, 3) frames of ``video`` where it settles all of the picture, else None."""
+        return self.video[: spec.num_frames] if self.video is not None and self.video_mask(spec).all() else None
 
     def audio_mask(self, spec: ClipSpec) -> np.ndarray:
         """(spec.audio_latents,) bool: the audio latents of which every sample is given."""

@@ -3,7 +3,6 @@
 python -m vidgen.inspect outputs/clip.mp4
 """
 
-import argparse
 import json
 import shlex
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 
 from .cli import run
 from .errors import InputError
+from .options import Parser
 
 FLAGS = {
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
     "audio_guidance_scale": "--audio-guidance",
+    "modality_scale": "--modality-guidance",
     "solver": "--solver",
     "negative_prompt": "--negative-prompt",
     "frame_rate": "--fps",
@@ -76,7 +77,7 @@ def command(tags: dict[str, str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vidgen.inspect", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m vidgen.inspect", description=__doc__.split("\n")[0])
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP", help="mp4 files that sample.py wrote")
     args = parser.parse_args()
     from .media import read_metadata

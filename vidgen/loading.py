@@ -32,6 +32,13 @@ def offloadable(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
+def execution_device(module: Any) -> torch.device:
+    """Where a network computes: under offloading, not where its weights rest."""
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), module.device))
+
+
 def load_network(network_class: type[ModelMixin], folder: Path) -> Any:
     """A network in float32 and eval mode from its ``config.json`` and safetensors, sharded or not, strictly.
 

@@ -166,6 +166,11 @@ class LoraPipeline:
         names = None if adapter_name is None else [adapter_name]
         load_loras(self.transformer, [Lora(Path(path), scale)], names=names)
 
+    def use_loras(self, loras: Sequence[Lora]) -> None:
+        """Let these adapters be in the transformer, and no others."""
+        self.unload_lora_weights()
+        load_loras(self.transformer, loras)
+
     def set_adapters(self, names: str | Sequence[str], scales: float | Sequence[float] = 1.0) -> None:
         """Let only these adapters work, at these scales."""
         names = [names] if isinstance(names, str) else list(names)

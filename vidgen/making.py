@@ -25,8 +25,10 @@ from torch import Tensor
 from . import recipe
 from .data.source import to_uint8
 from .errors import InputError
+from .lora import Lora
 from .media import contact_sheet, save_sheet, write_video
 from .pipeline import VidGenPipeline
+from .streaming import Chunk, joined
 
 PREVIEW_EVERY_S = 0.4
 """Previews cost a part of a decoding each: so many seconds apart, they are a small part of the work."""
@@ -131,7 +133,8 @@ def _make(
         raise InputError("the prompt is empty: say what should be seen and heard")
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     given, spec, notes = recipe.read_material(args, pipeline.generation, recipe.clip_spec(args, pipeline.generation))
-    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
+    pipeline.use_loras([Lora.parse(text) for text in args.lora])
+    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.modality_guidance, args.solver)
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     tags = recipe.tags(
         prompt, seed, recipe.recorded_settings(pipeline, args, settings, spec), pipeline.generation.model_version
@@ -165,7 +168,8 @@ def _make(
         pictures / f"{path.stem}-sheet.png", [contact_sheet(frames, waveform, spec.sample_rate_hz, title)]
     )
     poster = save_poster(pictures / f"{path.stem}.png", frames)
-    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
+    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s,
+                (*notes, *pipeline.generation.notes_on(prompt)))  # fmt: skip
 
 
 def save_poster(path: Path, frames: np.ndarray) -> Path:
@@ -202,12 +206,11 @@ class _Watch:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """A long clip, window after window: (T, H, W, 3) uint8 and (N,) or None."""
         self.frames_total = num_frames
-        frames, sound = [], []
-        for chunk in self.pipeline.stream(prompt, duration_s, callback_on_step_end=self.on_step_end, **wanted):
-            frames.append(chunk.frames)
-            sound += [] if chunk.waveform is None else [chunk.waveform]
-            self.frames_done += len(chunk.frames)
-        return np.concatenate(frames), np.concatenate(sound) if sound else None
+        chunks = self.pipeline.stream(prompt, duration_s, callback_on_step_end=self.on_step_end, **wanted)
+        return joined(chunks, self.on_chunk)
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        self.frames_done += len(chunk.frames)
 
 
 @torch.no_grad()

@@ -45,7 +45,8 @@ def read_given(
             is kept, outside ``replaced``.
         strength: how much of what is made anew changes (``Given.strength``); without ``replaced`` and ``mask``, of all.
         only: "video" or "audio": make just that, and keep the other.
-        audio: any file with sound, or a waveform (N,) float32 and its rate in Hz.
+        audio: any file with sound, or a waveform (N,) float32 and its rate in Hz; longer than the clip only where
+            ``has_duration``.
         with_audio: False leaves sound out.
         has_duration: the length of ``spec`` was asked for, and is kept where it can be.
 
@@ -76,15 +77,17 @@ def read_given(
             waveform = resampled(audio[0][None], audio[1], spec.sample_rate_hz)[0].clip(-1, 1)
         else:
             waveform = np.clip(read_sound(audio, spec.sample_rate_hz, limit.duration_s + 0.1), -1, 1)
-        is_longer = len(waveform) > limit.num_samples
-        waveform = waveform[: limit.num_samples]
+        if len(waveform) > limit.num_samples:
+            name = "the sound" if isinstance(audio, tuple) else audio.name
+            if not has_duration:
+                raise InputError(f"{name}: lasts longer than a clip of this model can, {limit.duration_s:.3g} s: ask "
+                                 "for a duration, and so much of its beginning is used")  # fmt: skip
+            notes = [f"{name}: no more than its first {limit.duration_s:.3g} s used"]
+            waveform = waveform[: limit.num_samples]
         if not has_duration:
             num_frames = round(len(waveform) / spec.sample_rate_hz * spec.frame_rate)
             spec = replace(spec, num_frames=max(1, num_frames))
         given = Given(waveform=waveform)
-        if is_longer:
-            name = "the sound" if isinstance(audio, tuple) else audio.name
-            notes = [f"{name}: no more than its first {limit.duration_s:.3g} s used"]
     pictures = {}
     for frame, source in (keyframes or {}).items():
         frame = spec.num_frames - 1 if frame == -1 else frame
@@ -188,7 +191,7 @@ def _conformed_mask(mask: Path | np.ndarray, video: Path | Clip, spec: ClipSpec)
     """
     info = _info(video) if isinstance(video, Clip) else probe(video)
     if isinstance(mask, Path):
-        name, mask = str(mask), np.asarray(_open_picture(mask).convert("L"))[None] >= WHITE
+        name, mask = str(mask), np.asarray(open_picture(mask).convert("L"))[None] >= WHITE
     else:
         name = "the mask"
     if mask.shape[1:] != (info.height, info.width):
@@ -219,7 +222,7 @@ def read_picture(path: str | Path, height: int, width: int) -> tuple[np.ndarray,
     Raises:
         InputError: the file is missing or no picture.
     """
-    upright = _open_picture(Path(path))
+    upright = open_picture(Path(path))
     changes = []
     if upright.size != (width, height):
         changes.append(f"{upright.width}×{upright.height} cropped and scaled to {width}×{height}")
@@ -231,8 +234,12 @@ def _fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
 
 
-def _open_picture(path: Path) -> Image.Image:
-    """A picture file, upright."""
+def open_picture(path: Path) -> Image.Image:
+    """A picture file in RGB, upright.
+
+    Raises:
+        InputError: the file is missing or no picture.
+    """
     try:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")

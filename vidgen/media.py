@@ -157,7 +157,7 @@ def read_clip(
         raise InputError(f"{name_of(path)}: has no frame that can be decoded {start_s:g} s after its start")
     if not with_sound:
         return Clip(np.stack(pictures), None, rate, sample_rate_hz or AAC_RATES_HZ[5])
-    waveform, rate_hz = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
+    waveform, rate_hz, _ = _read_sound(path, origin_s + start_s, len(pictures) / rate, sample_rate_hz)
     return Clip(np.stack(pictures), waveform, rate, rate_hz)
 
 
@@ -174,10 +174,12 @@ def read_sound(path: Source, sample_rate_hz: int, max_duration_s: float, start_s
             raise InputError(f"{name_of(path)}: has no sound")
         first = (container.streams.video or container.streams.audio)[0]
         origin_s = float((first.start_time or 0) * (first.time_base or 1))
-        lasts_s = container.duration / av.time_base - start_s if container.duration else max_duration_s
-    duration = Fraction(max(0.0, min(lasts_s, max_duration_s)))
-    waveform, _ = _read_sound(path, origin_s + start_s, duration, sample_rate_hz)
-    if waveform is None or not waveform.size:
+        lasts_s = container.duration / av.time_base - start_s if container.duration else None
+    duration = Fraction(max(0.0, max_duration_s if lasts_s is None else min(lasts_s, max_duration_s)))
+    waveform, _, heard_s = _read_sound(path, origin_s + start_s, duration, sample_rate_hz)
+    if waveform is not None and lasts_s is None:  # the file does not tell, so its sound does
+        waveform = waveform[: round(heard_s * sample_rate_hz)]
+    if waveform is None or not waveform.size or heard_s <= 0:
         raise InputError(f"{name_of(path)}: has no sound")
     return waveform
 
@@ -259,14 +261,15 @@ def _shaped(frame: av.VideoFrame, size: tuple[int, int] | None, pixel_aspect: Fr
 
 def _read_sound(
     path: Source, start_s: float, duration_s: Fraction, sample_rate_hz: int | None
-) -> tuple[np.ndarray | None, int]:
+) -> tuple[np.ndarray | None, int, float]:
     """Mono sound from ``start_s`` (a time stamp of the file) on, exactly ``duration_s`` long; and its sample rate.
 
-    None when there is no sound track. Damage ends the sound, what follows is silence.
+    None when there is no sound track. Damage ends the sound, what follows is silence. The last value returned is for
+    how many seconds there was sound.
     """
     with opened(path) as container:
         if not container.streams.audio:
-            return None, sample_rate_hz or AAC_RATES_HZ[5]
+            return None, sample_rate_hz or AAC_RATES_HZ[5], 0.0
         stream = container.streams.audio[0]
         own_hz = stream.rate
         # A quarter of a second more on both sides: decoders and resamplers need a run-in.
@@ -294,4 +297,5 @@ def _read_sound(
                 break
     rate_hz = sample_rate_hz or own_hz
     mono = resampled(sound.mean(axis=0, keepdims=True), own_hz, rate_hz)[0]
-    return to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz)), rate_hz
+    mono = to_length(mono[round(run_in_s * rate_hz) :], round(duration_s * rate_hz))
+    return mono, rate_hz, filled / own_hz - run_in_s

@@ -65,15 +65,19 @@ def as_pictures(frames: np.ndarray) -> list[list[Image.Image]]:
     return [[Image.fromarray(frame) for frame in clip] for clip in frames]
 
 
-def with_pictures(given: Given | None, spec: ClipSpec, image: Any, last_image: Any) -> Given | None:
+def with_pictures(given: Given | None, spec: ClipSpec, image: Any, last_image: Any, loop: bool = False) -> Given | None:
     """``given`` with a first and a last frame beside what is there; each may be None.
 
     Args:
         image, last_image: as ``fitted`` takes them.
 
     Raises:
-        InputError: no picture, or a frame that is given twice.
+        InputError: no picture, a frame that is given twice, or ``given`` is something else or does not fit a loop.
     """
+    if given is not None and not isinstance(given, Given):
+        raise InputError(f"what is given is a vidgen.given.Given, not a {type(given).__name__}")
+    if loop and (last_image is not None or (given is not None and given.video is not None)):
+        raise InputError("a loop ends with its first frame: a video and a last frame do not fit")
     pictures = {frame: picture for frame, picture in ((0, image), (spec.num_frames - 1, last_image))
                 if picture is not None}  # fmt: skip
     if not pictures:

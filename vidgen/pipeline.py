@@ -13,11 +13,12 @@ from torch import Tensor
 from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec, Compression
 from .conditioning import Conditioning, Text, encode_given, guided_velocity
-from .data.source import to_uint8
+from .data.source import to_float, to_uint8
 from .dit.model import JointDiT
 from .errors import InputError
 from .generation import GenerationConfig
 from .given import Given
+from .loading import execution_device
 from .loop import close_loop, looped_spec
 from .lora import LoraPipeline
 from .model_folder import FolderPipeline
@@ -51,6 +52,7 @@ class Sampling:
     steps: int
     guidance_scale: float
     audio_guidance_scale: float
+    modality_scale: float
     solver: str
 
     @property
@@ -98,9 +100,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
     @property
     def device(self) -> torch.device:
         """Where the transformer computes: under offloading, not where its weights rest."""
-        hooks = (getattr(module, "_hf_hook", None) for module in self.transformer.modules())
-        devices = (getattr(hook, "execution_device", None) for hook in hooks)
-        return torch.device(next((device for device in devices if device is not None), self.transformer.device))
+        return execution_device(self.transformer)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,6 +126,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         audio_guidance_scale: float | None = None,
+        modality_scale: float | None = None,
         solver: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -138,14 +139,15 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         Args:
             negative_prompt: one for all, or one for each prompt.
             image, last_image: the first and the last frame: PIL, arrays or tensors of any size (see ``output.fitted``).
-            given: pictures, a video or a sound that the clip is to have, in every prompt's clip. Given sound comes
-                back sample by sample, given frames as the VAE reconstructs them; a keyframe that is not frame 0 is held
-                for the four frames of the latent frame that it falls in. See ``Given``.
+            given: pictures, a video or a sound that the clip is to have, in every prompt's clip. A sound, and a picture
+                that is given whole, come back exactly; other frames as the VAE reconstructs them. See ``Given``.
             with_audio: False denoises the picture alone, without its sound.
             loop: after the last frame of the clip comes its first.
             camera: a move that the model knows by name (``self.generation.cameras``), put into words.
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
+            modality_scale: how strongly picture and sound heed one another; 1 is as the model does by itself, and
+                faster.
             solver: "euler", "heun" or "midpoint".
             generator: one for all, or one for each prompt, which makes each clip independent of the others. On the
                 CPU it gives the same clip on every device.
@@ -168,7 +170,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         if camera is not None:
             prompts = [self.generation.with_camera(text, camera) for text in prompts]
-        sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
+        sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, modality_scale, solver)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not known: use {', '.join(OUTPUT_TYPES)}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
@@ -177,7 +179,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         spec = self.generation.spec(
             num_frames=num_frames, duration_s=duration_s, height=height, width=width, frame_rate=frame_rate
         )
-        given = with_pictures(given, spec, image, last_image)
+        given = with_pictures(given, spec, image, last_image, loop)
         stages = Stopwatch(self.device)
         text = self.encode_text(prompts)
         negative_text = self.encode_text(negatives) if sampling.is_guided else None
@@ -200,11 +202,10 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         stages.end("denoise")
-
         frames: Any = video
         waveform: Any = audio
         if output_type != "latent":
-            frames = self.decode_video(video, spec, as_bytes=output_type != "pt")
+            frames = self.decode_video(video, spec, as_bytes=output_type != "pt", given=given)
             frames = as_pictures(frames) if output_type == "pil" else frames
             stages.end("decode_video")
             if audio is not None:
@@ -227,6 +228,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         audio_guidance_scale: float | None = None,
+        modality_scale: float | None = None,
         solver: str | None = None,
     ) -> Sampling:
         """What was asked for, and the model's own for the rest; a guidance scale alone serves both streams.
@@ -245,7 +247,9 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise InputError(f"{steps} steps make no sample: give at least 1")
-        return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
+        if modality_scale is None:
+            modality_scale = own.modality_scale
+        return Sampling(steps, guidance_scale, audio_guidance_scale, modality_scale, solver)
 
     def denoise_clips(
         self,
@@ -320,9 +324,11 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             negative_text,
             video_guidance=sampling.guidance_scale,
             audio_guidance=sampling.audio_guidance_scale,
+            modality_scale=sampling.modality_scale,
             video_times_s=torch.tensor(video_times_s, device=self.device),
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,
+            noise=noise,
         )
         sigmas = (
             conditioning.video_strength * sigma_schedule(sampling.steps, self.generation.video_shift),
@@ -376,8 +382,11 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             audios.append(torch.randn(audio_shape, generator=source, device=drawn_on))
         return torch.stack(videos).to(self.device), torch.stack(audios).to(self.device)
 
-    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool) -> Any:
+    def decode_video(self, latents: Tensor, spec: ClipSpec, as_bytes: bool, given: Given | None = None) -> Any:
         """Frames of ``denoise``'s latents: (B, T, H, W, 3) uint8 array, or a (B, 3, T, H, W) tensor in [-1, 1]."""
+        if given is not None and (whole := given.whole_picture(spec)) is not None:  # it comes back as it is
+            frames = np.repeat(whole[None], len(latents), axis=0)
+            return frames if as_bytes else to_float(torch.from_numpy(frames)).to(latents.device)
         latents = self.vae.denormalise(latents.to(self.vae.dtype))
         parts = []
         for video in self.vae.decode_stream(latents.split(DECODED_AT_ONCE, dim=2)):

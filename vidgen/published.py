@@ -212,6 +212,8 @@ class PublishedModel:
         for switch in SOUND_SWITCHES:
             if switch in self.accepts:
                 arguments[switch] = with_audio and self.has_sound
+        if "use_resolution_binning" in self.accepts and asked.height is not None:
+            arguments["use_resolution_binning"] = False  # which would make another size, and scale it
         if "with_audio" in self.accepts:  # vidgen's
             arguments["with_audio"] = with_audio
         if "output_type" in self.accepts:

@@ -52,6 +52,7 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
     """
     from tqdm import tqdm
 
+    from .material import open_picture
     from .media import contact_sheet, save_sheet, write_video
     from .published import Asked, open_model
 
@@ -72,7 +73,9 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         "audio_guidance_scale": args.audio_guidance,
         "with_audio": not args.no_audio,
     }
-    pictures = {name: read_picture(getattr(args, name)) for name in ("image", "last_image") if getattr(args, name)}
+    pictures: dict[str, Any] = {
+        name: open_picture(getattr(args, name)) for name in ("image", "last_image") if getattr(args, name)
+    }
     model.arguments(Asked(**wanted, **pictures), model.frame_rate(Asked(**wanted)))  # refused now, not after minutes
     hearing = None
     if args.add_audio is not None:
@@ -124,17 +127,6 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         }
         tqdm.write(json.dumps(line) if args.json else str(job.path), file=sys.stdout)
         load_s = 0.0
-
-
-def read_picture(path: Path) -> Any:
-    """A picture as the pipelines take it, upright; they scale it themselves."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture") from error
 
 
 def _recorded(args: argparse.Namespace, made: Any, sample_rate_hz: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .clip import ClipSpec
+from .errors import InputError
 from .generation import SHIPPED_MODEL, GenerationConfig
 
 if TYPE_CHECKING:
@@ -33,13 +34,18 @@ def read_material(
     """What the user's files give, the clip that comes of it, and a line for each file that was changed.
 
     Raises:
-        InputError: a file that cannot be read, or material that does not fit the clip.
+        InputError: a file that cannot be read, material that does not fit the clip, or a clip with material, or a loop,
+            that is too long to be made at once.
     """
     keyframes = dict(args.keyframe)
     for frame, path in ((0, args.image), (-1, args.last_image)):
         if path is not None:
             keyframes[frame] = path
-    if not keyframes and args.video is None and args.audio is None:
+    has_material = bool(keyframes) or args.video is not None or args.audio is not None
+    if (has_material or args.loop) and is_long(spec, defaults):
+        raise InputError(f"with given material, or as a loop, clips of this model last at most "
+                         f"{IN_ONE_GO * defaults.spec().duration_s:.3g} s, not {spec.duration_s:.3g} s")  # fmt: skip
+    if not has_material:
         return None, spec, []
     from .material import read_given
 
@@ -82,6 +88,7 @@ def sampling_settings(sampling: "Sampling", negative_prompt: str) -> dict[str, A
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "audio_guidance_scale": sampling.audio_guidance_scale,
+        "modality_scale": sampling.modality_scale,
         "solver": sampling.solver,
         "negative_prompt": negative_prompt,
     }
@@ -100,6 +107,7 @@ def recorded_settings(
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **material_settings(args),
+        **({"lora": args.lora} if args.lora else {}),
         **({"model": str(args.model)} if args.model != SHIPPED_MODEL else {}),
     }
 
@@ -124,4 +132,9 @@ def file_stem(prompt: str, seed: int) -> str:
 
 def is_made_in_parts(spec: ClipSpec, defaults: GenerationConfig, is_one_piece: bool) -> bool:
     """Whether a clip is so long that it is made window by window; one with material, or a loop, never is."""
-    return not is_one_piece and spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6
+    return not is_one_piece and is_long(spec, defaults)
+
+
+def is_long(spec: ClipSpec, defaults: GenerationConfig) -> bool:
+    """Whether a clip is longer than can be made at once."""
+    return spec.duration_s > IN_ONE_GO * defaults.spec().duration_s + 1e-6

@@ -20,7 +20,7 @@ from . import config
 from .caching import at_hand, held_back_latents, latent_clips, latent_deviations
 from .clip import ClipSpec, Compression
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig
+from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_of
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import prompt_sheet, some_captions
@@ -151,6 +151,10 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
     if args.model is not None:
         own = GenerationConfig.load(args.model)
+    words = words_of(dataset.captions)
+    if args.model is not None:  # and what was learned before, if that is known
+        words = sorted({*words, *own.words}) if own.words else []
+    own = dataclasses.replace(own, words=words if len(words) <= FEW_WORDS else [])
 
     def pipeline(average: Any, version: str = "in training") -> Any:
         from .pipeline import VidGenPipeline

@@ -18,6 +18,7 @@ from .clip import ClipSpec
 from .conditioning import Conditioning, Text, given_frames
 from .data.source import to_uint8
 from .errors import InputError
+from .solvers import State
 
 if TYPE_CHECKING:
     from .pipeline import Sampling, VidGenPipeline
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 ENDING_LATENTS = 2
 """So many audio latents at the end of a window are made anew by the next one: in training a clip's last latents stand
 for sound that is cut off there, and one would hear that at every window's end."""
+
+GIVEN_NOISE = 0.4
+"""A window sees the end of the one before under noise of this level (``Conditioning.given_noise``). It shows where
+things are and hides the small faults of what was made, which would be taken for real and grow from window to window."""
 
 Latents = tuple[Tensor, Tensor | None]
 """Normalised latents (1, C, t, h, w) of the picture and (1, C_a, L) of the sound, or None without sound."""
@@ -91,8 +96,8 @@ def stream(
             the latent frames whose middle lies in its time; a window ends where a prompt does.
         overlap_latents: latent frames that a window shares with the one before it; half a window by default.
         callback_on_step_end: as in a call of the pipeline; its steps count anew in every window.
-        sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale`` and ``solver``, as in a call of
-            the pipeline.
+        sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale``, ``modality_scale`` and
+            ``solver``, as in a call of the pipeline.
 
     Raises:
         InputError: an empty prompt, prompts out of order, a clip that cannot be made, or settings out of range. It is
@@ -126,6 +131,18 @@ def stream(
     return _decode(pipeline, spec, latents, with_audio)
 
 
+def joined(
+    chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None] = lambda _: None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The whole clip of its chunks, each told to ``on_chunk``: frames (T, H, W, 3) uint8, sound (N,) or None."""
+    frames, sound = [], []
+    for chunk in chunks:
+        frames.append(chunk.frames)
+        sound += [] if chunk.waveform is None else [chunk.waveform]
+        on_chunk(chunk)
+    return np.concatenate(frames), np.concatenate(sound) if sound else None
+
+
 def _denoise_windows(
     pipeline: "VidGenPipeline",
     spec: ClipSpec,
@@ -147,14 +164,10 @@ def _denoise_windows(
         first, end = spec.audio_span(window.start, window.stop)
         first = min(first, heard)  # no gap, even where a window hardly overlaps the one before
         known = (window.known, heard - first)
-        new = (window.stop - window.start - known[0], end - first - known[1])
-        video_noise = torch.randn(sizes[0], new[0], *sizes[1:], generator=generator).to(pipeline.device)
-        audio_noise = torch.randn(audio.shape[1], new[1], generator=generator).to(pipeline.device)
-        clean_video, clean_audio = video[:, :, video.shape[2] - known[0] :], audio[:, :, audio.shape[2] - known[1] :]
-        noise = (
-            torch.cat((clean_video, video_noise[None]), dim=2),
-            torch.cat((clean_audio, audio_noise[None]), dim=2) if with_audio else None,
-        )
+        video_noise = torch.randn(1, sizes[0], window.stop - window.start, *sizes[1:], generator=generator)
+        audio_noise = torch.randn(1, audio.shape[1], end - first, generator=generator)
+        noise = (video_noise.to(pipeline.device), audio_noise.to(pipeline.device) if with_audio else None)
+        given = _first_given((video, audio if with_audio else None), known, noise)
         # A window's clock starts where the clip's would, one frame before its first latent frame of several.
         origin_s = video_times_s[window.start] - video_times_s[1] if window.start else 0.0
         kept = end if window is windows[-1] else max(heard, end - ENDING_LATENTS)
@@ -165,7 +178,7 @@ def _denoise_windows(
             sampling,
             [time - origin_s for time in video_times_s[window.start : window.stop]],
             [time - origin_s for time in audio_times_s[first:end]],
-            _first_given(noise, known),
+            given,
             callback_on_step_end,
         )
         assert made_video is not None
@@ -174,15 +187,16 @@ def _denoise_windows(
         yield video[:, :, known[0] :], None if made_audio is None else audio[:, :, known[1] :]
 
 
-def _first_given(latents: Latents, known: tuple[int, int]) -> Conditioning:
-    """The first so many latents of picture and sound are given."""
-    video, audio = latents
-    if known[0] == 0:
-        return Conditioning()
-    parts = given_frames(video[:, :, : known[0]], range(known[0]), video.shape[2])
-    if audio is None or known[1] == 0:
-        return Conditioning(*parts)
-    return Conditioning(*parts, *given_frames(audio[:, :, : known[1]], range(known[1]), audio.shape[2]))
+def _first_given(made: Latents, known: tuple[int, int], noise: State) -> Conditioning:
+    """So many latents of picture and sound at the end of ``made`` are given at the beginning of the next window."""
+    parts: list[Tensor | None] = []
+    for latents, count, drawn in zip(made, known, noise, strict=True):
+        if latents is None or drawn is None or count == 0:
+            parts += [None, None]
+        else:
+            parts += given_frames(latents[:, :, latents.shape[2] - count :], range(count), drawn.shape[2])
+    video, video_given, audio, audio_given = parts
+    return Conditioning(video, video_given, audio, audio_given, given_noise=GIVEN_NOISE)
 
 
 @torch.no_grad()

@@ -66,34 +66,53 @@ class Choices:
         return [torch.Generator().manual_seed(self.seed + index) for index in range(self.batch_size)]
 
 
-def list_models(folders: list[str], fits: Callable[[Path], bool]) -> list[str]:
-    """What a combo box offers: NAME or ORG/NAME of the folders with models of a kind, first the shipped one."""
-    found = {
-        path.relative_to(folder).as_posix()
-        for folder in map(Path, folders)
-        for pattern in ("*", "*/*")
-        for path in folder.glob(pattern)
-        if _has_index(path) and fits(path)
-    }
-    return [SHIPPED] * (_has_index(SHIPPED_MODEL) and fits(SHIPPED_MODEL)) + sorted(found)
+@dataclass(frozen=True)
+class Shelf:
+    """The models of one kind, which a loader offers.
 
-
-def find_model(name: str, folders: list[str], fits: Callable[[Path], bool]) -> Path:
-    """The folder behind an entry of the combo box.
-
-    Raises:
-        InputError: there is none.
+    Args:
+        folders: where they lie; asked each time, since ComfyUI's settings may change it.
+        fits: whether a folder with an index holds one of this kind.
     """
-    places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
-    for place in places:
-        is_inside = name and ".." not in Path(name).parts and not Path(name).is_absolute()
-        if (is_inside or place == SHIPPED_MODEL) and _has_index(place) and fits(place):
-            return place
-    raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
 
+    folders: Callable[[], list[str]]
+    fits: Callable[[Path], bool]
 
-def _has_index(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX))
+    def names(self) -> list[str]:
+        """What the combo box offers: NAME or ORG/NAME of each folder, first the model that vidgen ships."""
+        found = {
+            path.relative_to(folder).as_posix()
+            for folder in map(Path, self.folders())
+            for pattern in ("*", "*/*")
+            for path in folder.glob(pattern)
+            if self._has(path)
+        }
+        return [SHIPPED] * self._has(SHIPPED_MODEL) + sorted(found)
+
+    def find(self, name: str) -> Path:
+        """The folder behind an entry of the combo box.
+
+        Raises:
+            InputError: there is none.
+        """
+        folders = self.folders()
+        places = [SHIPPED_MODEL] if name == SHIPPED else [Path(folder) / name for folder in folders]
+        is_inside = bool(name) and ".." not in Path(name).parts and not Path(name).is_absolute()
+        for place in places:
+            if is_inside and self._has(place):
+                return place
+        raise InputError(f"there is no model {name!r} of this kind: put its folder into {folders[0]}")
+
+    def check(self, name: str) -> bool | str:
+        """As a node's ``validate_inputs`` answers."""
+        try:
+            self.find(name)
+        except InputError as error:
+            return str(error)
+        return True
+
+    def _has(self, folder: Path) -> bool:
+        return any((folder / name).is_file() for name in (PLAIN_INDEX, MODULAR_INDEX)) and self.fits(folder)
 
 
 def said(prompt: str) -> str:

@@ -10,12 +10,13 @@ from comfy_api.latest import ComfyExtension, io
 from ..lora import Lora
 from ..published_folders import is_vidgen
 from ..recipe import is_made_in_parts
-from .inputs import Choices, find_model, list_models, read_request
+from .inputs import Choices, Shelf, read_request
 from .published import GeneratePublished, LoadPublished
 from .sampling import VidGenLatents, VidGenModel, VidGenText, denoise, encode_text, make_in_parts, note
 from .schema import CATEGORY, MODELS, clip_outputs, material_inputs, outputs, prompt_inputs, sampling_inputs
 
 LORAS = "loras"
+SHELF = Shelf(lambda: folder_paths.get_folder_paths(MODELS), is_vidgen)
 
 ModelType = io.Custom("VIDGEN_MODEL")
 TextType = io.Custom("VIDGEN_TEXT")
@@ -37,7 +38,7 @@ def sample(model: VidGenModel, text: VidGenText, settings: dict[str, Any]) -> Vi
 @torch.no_grad()
 def decode(model: VidGenModel, latents: VidGenLatents) -> io.NodeOutput:
     pipeline, spec = model.loaded(), latents.spec
-    frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True)
+    frames = pipeline.decode_video(latents.video.to(pipeline.device), spec, as_bytes=True, given=latents.given)
     waveforms: Any = [None] * len(frames)
     if latents.audio is not None:
         waveforms = pipeline.decode_audio(latents.audio.to(pipeline.device), spec, latents.given, as_array=True)
@@ -65,21 +66,17 @@ class LoadModel(io.ComfyNode):
             display_name="Load vidgen model",
             category=CATEGORY,
             description=f"A model of models/{MODELS}, or the one that vidgen ships. It stays loaded between runs.",
-            inputs=[io.Combo.Input("model", options=list_models(folder_paths.get_folder_paths(MODELS), is_vidgen))],
+            inputs=[io.Combo.Input("model", options=SHELF.names())],
             outputs=[ModelType.Output("model_out", display_name="model")],
         )
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool | str:
-        try:
-            find_model(model, folder_paths.get_folder_paths(MODELS), is_vidgen)
-        except ValueError as error:
-            return str(error)
-        return True
+        return SHELF.check(model)
 
     @classmethod
     def execute(cls, model: str) -> io.NodeOutput:
-        return io.NodeOutput(VidGenModel.open(find_model(model, folder_paths.get_folder_paths(MODELS), is_vidgen)))
+        return io.NodeOutput(VidGenModel.open(SHELF.find(model)))
 
 
 class LoadLora(io.ComfyNode):

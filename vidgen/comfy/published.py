@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..published import Asked, Made, PublishedModel, open_model
 from ..published_folders import is_published
-from .inputs import exact_rate, find_model, list_models, said, to_bytes
+from .inputs import Shelf, exact_rate, said, to_bytes
 from .schema import CATEGORY, MODELS, clip_outputs, outputs, prompt_inputs, sampling_inputs
 
 PublishedType = io.Custom("VIDGEN_PUBLISHED")
@@ -26,6 +26,9 @@ def model_folders() -> list[str]:
     return [*folder_paths.get_folder_paths("diffusers"), *folder_paths.get_folder_paths(MODELS)]
 
 
+SHELF = Shelf(model_folders, is_published)
+
+
 class LoadPublished(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,7 +38,7 @@ class LoadPublished(io.ComfyNode):
             category=CATEGORY,
             description="Any text-to-video pipeline of diffusers, from models/diffusers, placed as memory allows.",
             inputs=[
-                io.Combo.Input("model", options=list_models(model_folders(), is_published)),
+                io.Combo.Input("model", options=SHELF.names()),
                 io.Boolean.Input("for_picture", default=False, tooltip="On: a first picture will be given."),
             ],
             outputs=[PublishedType.Output("model_out", display_name="model")],
@@ -43,18 +46,13 @@ class LoadPublished(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str) -> bool | str:
-        try:
-            find_model(model, model_folders(), is_published)
-        except ValueError as error:
-            return str(error)
-        return True
+        return SHELF.check(model)
 
     @classmethod
     def execute(cls, model: str, for_picture: bool) -> io.NodeOutput:
         memory.unload_all_models()  # the free memory decides where the parts go
         memory.soft_empty_cache()
-        folder = find_model(model, model_folders(), is_published)
-        return io.NodeOutput(open_model(folder, memory.get_torch_device(), for_picture=for_picture))
+        return io.NodeOutput(open_model(SHELF.find(model), memory.get_torch_device(), for_picture=for_picture))
 
 
 class GeneratePublished(io.ComfyNode):

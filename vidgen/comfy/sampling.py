@@ -19,9 +19,10 @@ from ..clip import ClipSpec
 from ..conditioning import Conditioning, Text
 from ..given import Given
 from ..loop import looped_spec
-from ..lora import Lora, load_loras
+from ..lora import Lora
 from ..making import preview
 from ..pipeline import VidGenPipeline
+from ..streaming import Chunk, joined
 from .inputs import Choices, said
 
 
@@ -79,9 +80,8 @@ class _Shared:
 
     def use(self, loras: tuple[Lora, ...]) -> None:
         if self.loras != loras:
-            self.pipeline.unload_lora_weights()
             self.loras = ()
-            load_loras(self.pipeline.transformer, loras)
+            self.pipeline.use_loras(loras)
             self.loras = loras
 
 
@@ -137,8 +137,7 @@ def make_in_parts(
     """Long clips, window after window (``vidgen.streaming``): frames (T, H, W, 3) uint8 and sound (N,), or None."""
     progress = Progress(spec.num_frames * choices.batch_size, unit_is_step=False)
     for generator in choices.generators():
-        frames, sound = [], []
-        for chunk in pipeline.stream(
+        chunks = pipeline.stream(
             prompt,
             spec.duration_s,
             with_audio=choices.with_audio,
@@ -149,11 +148,8 @@ def make_in_parts(
             generator=generator,
             callback_on_step_end=progress.on_step_end,
             **choices.sampling,
-        ):
-            frames.append(chunk.frames)
-            sound += [] if chunk.waveform is None else [chunk.waveform]
-            progress.done += len(chunk.frames)
-        yield np.concatenate(frames), np.concatenate(sound) if sound else None
+        )
+        yield joined(chunks, progress.on_chunk)
 
 
 class Progress:
@@ -179,6 +175,9 @@ class Progress:
         self.done += self.unit_is_step
         self.bar.update_absolute(self.done, self.total, picture)
         return latents
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        self.done += len(chunk.frames)
 
 
 def note(lines: list[str]) -> None:

@@ -28,6 +28,7 @@ from .. import cli
 from ..errors import InputError
 from ..files import replacing
 from ..media import CLIP_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES
+from ..options import Parser
 from .captions import read_captions, sidecar_caption
 from .conform import Made, Target, make_clip
 from .filters import NearDuplicates, Thresholds, check_shot
@@ -289,7 +290,7 @@ def complete(output: Path, inputs_hash: str, world_size: int, mistakes: list[str
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vidgen.data.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files and folders")
