@@ -199,7 +199,7 @@ def train(
         if leads and args.score_every and step % args.score_every == 0:
             seconds = time.perf_counter()
             values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")
-            log.aside("scores", step, values, time.perf_counter() - seconds)
+            log.aside("scores", step, values, time.perf_counter() - seconds, printed=True)
         if stop:
             break
     signal.signal(signal.SIGTERM, handler_before)
