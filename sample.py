@@ -148,7 +148,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
         load_loras(pipeline.transformer, [Lora.parse(text) for text in args.lora], fuse=True)
     load_s = time.perf_counter() - start_s
 
-    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
+    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.modality_guidance, args.solver)
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     story = {"story": jobs[0].story} if jobs[0].story else {}
     recorded = recipe.recorded_settings(pipeline, args, settings, spec) | story

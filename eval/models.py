@@ -17,7 +17,15 @@ from vidgen.published_folders import MODULAR_INDEX, PLAIN_INDEX, is_vidgen, loca
 
 from .cache import sha256
 
-SAMPLER = ("num_inference_steps", "guidance_scale", "audio_guidance_scale", "video_shift", "audio_shift", "solver")
+SAMPLER = (
+    "num_inference_steps",
+    "guidance_scale",
+    "audio_guidance_scale",
+    "modality_scale",
+    "video_shift",
+    "audio_shift",
+    "solver",
+)
 CLIP = ("num_frames", "height", "width", "frame_rate", "sample_rate_hz")
 
 

@@ -1,8 +1,8 @@
 """What is given and what is wanted, and guidance: from a network to a velocity function that solvers take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -193,6 +193,7 @@ def guided_velocity(
     *,
     video_guidance: float = 1.0,
     audio_guidance: float = 1.0,
+    modality_scale: float = 1.0,
     video_times_s: Tensor | None = None,
     audio_times_s: Tensor | None = None,
     conditioning: Conditioning | None = None,
@@ -203,6 +204,10 @@ def guided_velocity(
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, equation 6, written so that a scale of 1 is no
     guidance): v = v_negative + scale·(v_text − v_negative), both from one call with twice the batch. With both scales
     at 1 the network is called once, on the text alone.
+
+    With another ``modality_scale`` than 1 each stream is also led away from what it would be without the other, so that
+    they fit together better (as in LTX-2, HaCohen et al. 2026, arXiv 2601.03233): v gains
+    (modality_scale − 1)·(v_text − v_alone), at the cost of one more call for each stream alone.
 
     The function takes (video, audio) and a noise level for each, and returns their velocities; those of latents that
     ``conditioning`` gives are 0. Start the solver from ``conditioning.start(noise)``; the same ``noise`` is needed here
@@ -215,10 +220,11 @@ def guided_velocity(
     guided = not (video_guidance == audio_guidance == 1)
     if guided and negative_text is None:
         raise InputError("guidance needs the features of a negative prompt; the empty prompt will do")
-    features, mask = stack_texts(text, negative_text) if guided and negative_text is not None else text
+    both_texts = text if negative_text is None else stack_texts(text, negative_text)
 
-    def call(x: State, sigma: tuple[Tensor, ...]) -> State:
+    def call(x: State, sigma: tuple[Tensor, ...], words: Text) -> State:
         video, audio = x
+        features, mask = words
         return model(
             video,
             audio,
@@ -232,15 +238,27 @@ def guided_velocity(
 
     def velocity(x: State, sigma: tuple[Tensor, ...]) -> State:
         x = given.shown(x, sigma, noise)
-        if not guided:
-            return given.still(call(x, sigma))
-        doubled = call(tuple(None if stream is None else torch.cat((stream, stream)) for stream in x), sigma)
-        scales = (video_guidance, audio_guidance)
-        return given.still(
-            tuple(None if both is None else guide(both, scale) for both, scale in zip(doubled, scales, strict=True))
-        )
+        answer = under_text = call(_repeat(x), sigma, both_texts) if guided else call(x, sigma, text)
+        if guided:
+            scales = (video_guidance, audio_guidance)
+            answer = _each(guide, answer, scales)
+            under_text = _each(lambda both: both.chunk(2)[0], under_text)
+        if modality_scale != 1 and all(stream is not None for stream in x):
+            alone = (call((x[0], None), sigma, text)[0], call((None, x[1]), sigma, text)[1])
+            beyond = modality_scale - 1
+            answer = _each(lambda v, joint, apart: v + beyond * (joint - apart), answer, under_text, alone)
+        return given.still(answer)
 
     return velocity
+
+
+def _repeat(x: State) -> State:
+    return _each(lambda stream: torch.cat((stream, stream)), x)
+
+
+def _each(function: Callable[..., Tensor], *streams: Sequence[Any]) -> State:
+    """``function`` of each stream that there is, with what belongs to it."""
+    return tuple(None if parts[0] is None else function(*parts) for parts in zip(*streams, strict=True))
 
 
 def stack_texts(first: Text, second: Text) -> Text:

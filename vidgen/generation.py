@@ -39,6 +39,7 @@ class GenerationConfig:
     num_inference_steps: int = 20
     guidance_scale: float = 4.0
     audio_guidance_scale: float = 4.0
+    modality_scale: float = 1.0
     video_shift: float = 1.0
     audio_shift: float = 1.0
     solver: str = "euler"

@@ -16,6 +16,7 @@ FLAGS = {
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
     "audio_guidance_scale": "--audio-guidance",
+    "modality_scale": "--modality-guidance",
     "solver": "--solver",
     "negative_prompt": "--negative-prompt",
     "frame_rate": "--fps",

@@ -134,7 +134,7 @@ def _make(
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     given, spec, notes = recipe.read_material(args, pipeline.generation, recipe.clip_spec(args, pipeline.generation))
     pipeline.use_loras([Lora.parse(text) for text in args.lora])
-    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.solver)
+    sampling = pipeline.sampling(args.steps, args.guidance, args.audio_guidance, args.modality_guidance, args.solver)
     settings = recipe.sampling_settings(sampling, args.negative_prompt)
     tags = recipe.tags(
         prompt, seed, recipe.recorded_settings(pipeline, args, settings, spec), pipeline.generation.model_version

@@ -117,6 +117,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")
     how.add_argument("--guidance", type=float, help="how strongly the prompt rules; 1 turns guidance off")
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")
+    how.add_argument("--modality-guidance", type=float,
+                     help="how strongly picture and sound heed one another; 1 is off, and faster")  # fmt: skip
     how.add_argument("--solver", choices=("euler", "heun", "midpoint"), help="the last two take twice the time a step")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     how.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
@@ -133,7 +135,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--seed must lie between 0 and 2^63, not {args.seed}")
     if args.steps is not None and not 1 <= args.steps <= MAX_STEPS:
         raise InputError(f"--steps must lie between 1 and {MAX_STEPS}, not {args.steps}")
-    for flag, scale in (("--guidance", args.guidance), ("--audio-guidance", args.audio_guidance)):
+    for flag, scale in (("--guidance", args.guidance), ("--audio-guidance", args.audio_guidance),
+                        ("--modality-guidance", args.modality_guidance)):  # fmt: skip
         if scale is not None and not 0 <= scale <= MAX_GUIDANCE:
             raise InputError(f"{flag} must lie between 0 and {MAX_GUIDANCE:g}, not {scale}")
     check_material(args)

@@ -52,6 +52,7 @@ class Sampling:
     steps: int
     guidance_scale: float
     audio_guidance_scale: float
+    modality_scale: float
     solver: str
 
     @property
@@ -125,6 +126,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         audio_guidance_scale: float | None = None,
+        modality_scale: float | None = None,
         solver: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -144,6 +146,8 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             camera: a move that the model knows by name (``self.generation.cameras``), put into words.
             num_frames, duration_s: give one of them at most.
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
+            modality_scale: how strongly picture and sound heed one another; 1 is as the model does by itself, and
+                faster.
             solver: "euler", "heun" or "midpoint".
             generator: one for all, or one for each prompt, which makes each clip independent of the others. On the
                 CPU it gives the same clip on every device.
@@ -166,7 +170,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             raise InputError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         if camera is not None:
             prompts = [self.generation.with_camera(text, camera) for text in prompts]
-        sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, solver)
+        sampling = self.sampling(num_inference_steps, guidance_scale, audio_guidance_scale, modality_scale, solver)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not known: use {', '.join(OUTPUT_TYPES)}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
@@ -224,6 +228,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         audio_guidance_scale: float | None = None,
+        modality_scale: float | None = None,
         solver: str | None = None,
     ) -> Sampling:
         """What was asked for, and the model's own for the rest; a guidance scale alone serves both streams.
@@ -242,7 +247,9 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
         steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise InputError(f"{steps} steps make no sample: give at least 1")
-        return Sampling(steps, guidance_scale, audio_guidance_scale, solver)
+        if modality_scale is None:
+            modality_scale = own.modality_scale
+        return Sampling(steps, guidance_scale, audio_guidance_scale, modality_scale, solver)
 
     def denoise_clips(
         self,
@@ -317,6 +324,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             negative_text,
             video_guidance=sampling.guidance_scale,
             audio_guidance=sampling.audio_guidance_scale,
+            modality_scale=sampling.modality_scale,
             video_times_s=torch.tensor(video_times_s, device=self.device),
             audio_times_s=torch.tensor(audio_times_s, device=self.device),
             conditioning=conditioning,

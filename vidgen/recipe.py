@@ -88,6 +88,7 @@ def sampling_settings(sampling: "Sampling", negative_prompt: str) -> dict[str, A
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "audio_guidance_scale": sampling.audio_guidance_scale,
+        "modality_scale": sampling.modality_scale,
         "solver": sampling.solver,
         "negative_prompt": negative_prompt,
     }

@@ -96,8 +96,8 @@ def stream(
             the latent frames whose middle lies in its time; a window ends where a prompt does.
         overlap_latents: latent frames that a window shares with the one before it; half a window by default.
         callback_on_step_end: as in a call of the pipeline; its steps count anew in every window.
-        sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale`` and ``solver``, as in a call of
-            the pipeline.
+        sampling: ``num_inference_steps``, ``guidance_scale``, ``audio_guidance_scale``, ``modality_scale`` and
+            ``solver``, as in a call of the pipeline.
 
     Raises:
         InputError: an empty prompt, prompts out of order, a clip that cannot be made, or settings out of range. It is
