@@ -2,8 +2,9 @@
 
     python -m eval.drift story.mp4 --seconds 5
 
-Colour and size of the body that is seen most, colour of the background, loudness and sharpness. Every figure is a
-change as a share: 0.1 is a tenth of what it was at first, or of full scale for colours.
+Colour and size of the body that is seen most, colour of the background, loudness, sharpness, and how many of the
+impacts that are seen are heard. Every figure is a change as a share: 0.1 is a tenth of what it was at first, or of full
+scale for colours.
 """
 
 import argparse
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vidgen.audio_sync.onsets import match_onsets
 from vidgen.cli import run
 from vidgen.errors import InputError
 from vidgen.media import Clip, probe, read_clip
 
 from .quality import picture, sound
+from .tabletop import IN_SYNC_S, observe
 from .tracks import Finding
 from .verifier import Verifier, as_pictures
 
@@ -63,20 +66,32 @@ def measure(first: Clip, last: Clip, verifier: Verifier) -> dict[str, float | No
 
     object_colour, background_colour: distance of mean colours, as a share of full scale in each channel.
     object_size: of the mean extent of the body that is seen most. sharpness: as in ``eval.quality``.
-    loudness: of the amplitude that the loudness in LUFS stands for.
+    loudness: of the amplitude that the loudness in LUFS stands for. sync: by how much the share of ``heard`` impacts is
+    smaller in the end.
     """
     bodies = [_body(clip, verifier) for clip in (first, last)]
     backgrounds = [np.median(clip.frames.astype(np.float32), axis=0).mean((0, 1)) for clip in (first, last)]
     sharpness = [picture(clip.frames, clip.frame_rate, None)["sharpness"] for clip in (first, last)]
     loudness = [sound(clip)["loudness_lufs"] for clip in (first, last)]
     (colour, size), (later_colour, later_size) = bodies
+    share, later_share = heard(first, verifier), heard(last, verifier)
     return {
         "object_colour": None if colour is None or later_colour is None else _distance(colour, later_colour),
         "object_size": _change(size, later_size),
         "background_colour": _distance(*backgrounds),
         "loudness": _change(*(None if level is None else 10 ** (level / 20) for level in loudness)),
         "sharpness": _change(*sharpness),
+        "sync": None if share is None or later_share is None else max(0.0, share - later_share),
     }
+
+
+def heard(clip: Clip, verifier: Verifier) -> float | None:
+    """The share of the impacts seen that have a sound of their own within 80 ms; None where none is seen."""
+    observed = observe(verifier, clip.frames, clip.waveform, float(clip.frame_rate), clip.sample_rate_hz)
+    impacts_s = observed.seen.impacts_s
+    if not len(impacts_s):
+        return None
+    return 1 - len(match_onsets(impacts_s, observed.heard_s, IN_SYNC_S).missing_s) / len(impacts_s)
 
 
 def _body(clip: Clip, verifier: Verifier) -> tuple[np.ndarray | None, float | None]:

@@ -56,6 +56,8 @@ def test_an_untouched_length_is_the_models_own(files):
     assert parsed(files).duration is None
     assert parsed(files, duration_s=0.7).duration == 0.7
     assert parsed(files, duration_s=0.7, names=["clip.mp4"], task="extend").duration is None
+    assert parsed(files, names=["sound.wav"]).duration is None
+    assert parsed(files, duration_s=0.7, names=["sound.wav"]).duration == 0.7
 
 
 def test_what_is_dropped_decides_the_mode(files):

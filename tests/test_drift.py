@@ -5,8 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from eval import drift
 from eval.drift import ends, measure
-from eval.verifier import Verifier
+from eval.tabletop import Observation
+from eval.verifier import Seen, Verifier
 from vidgen.errors import InputError
 from vidgen.media import Clip, write_video
 
@@ -40,6 +42,25 @@ def finder():
             return found, 0
 
     return Finder(4, 4, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def impacts(monkeypatch):
+    """Two impacts are seen in each clip; those are heard that the list says, clip by clip (both where it is empty)."""
+    heard: list[list[float]] = []
+
+    def observe(_verifier, frames, *_sound):
+        seen = Seen([], 1, "wooden", "static", "drops", "", np.array([0.2, 0.6]))
+        return Observation(seen, np.array(heard.pop(0) if heard else [0.2, 0.6]), 0.5, len(frames) / 24)
+
+    monkeypatch.setattr(drift, "observe", observe)
+    return heard
+
+
+@pytest.mark.parametrize(("heard_s", "lost"), [([0.25], 0.5), ([0.3, 0.7], 1.0), ([], 1.0), ([0.1, 0.2, 0.6], 0.0)])
+def test_impacts_that_are_no_longer_heard_are_told(finder, impacts, heard_s, lost):
+    impacts += [[0.2, 0.6], heard_s]
+    assert measure(clip(), clip(), finder)["sync"] == pytest.approx(lost)
 
 
 def test_nothing_changes_between_equal_ends(finder):

@@ -137,7 +137,7 @@ class Form:
         words += [f"--seed={seed}"] if seed else []
         # The slider cannot stand between its steps: where it is not moved, the model's own length is meant.
         is_moved = abs(self.duration_s - own.spec().duration_s) > DURATION_STEP_S / 2
-        if is_moved and task not in OWN_LENGTH and material.sound is None:
+        if is_moved and task not in OWN_LENGTH:  # else a sound that is given decides
             words.append(f"--duration={self.duration_s}")
         words += [f"--camera={self.camera}"] if self.camera else []
         words += ["--lora", *self.loras] if self.loras else []
