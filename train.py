@@ -1,18 +1,9 @@
 """Train one stage of vidgen, from scratch or onward from its own last checkpoint.
 
     accelerate launch train.py vae3d --config tabletop-cpu --data scenes.npz --output out/vae3d
-    accelerate launch train.py audio --config tabletop-cpu --data scenes.npz --output out/audio
-    accelerate launch train.py dit   --config tabletop-cpu --data scenes.npz --output out/dit \
-        --vae out/vae3d/model --codec out/audio/model
-    accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
-        --teacher out/dit/model
 
-``--data`` is a folder of shards (python -m vidgen.data.prepare) or of clips (captions in metadata.jsonl or same-named
-.txt files; sound is optional), or a file of simulated tabletop scenes (python -m vidgen.tabletop.physics); several are
-mixed, ``--data A:0.7 B:0.3`` by weight. To resume after a stop, run the same command again: data,
-noise and schedule follow from the seed and the step, so the run goes on as if it had not stopped. SIGTERM, which
-schedulers send, ends a run with a checkpoint. The dit and distill stages end in a complete model folder for
-sample.py --model.
+``vidgen.train_options`` says what it may be told, and so does ``train.py --help``. To resume after a stop, run the same
+command again.
 """
 
 import argparse
@@ -208,7 +199,7 @@ def train(
         if leads and args.score_every and step % args.score_every == 0:
             seconds = time.perf_counter()
             values = score(stage, average, args.validation, output / "scores" / f"step-{step:07d}")
-            log.aside("scores", step, values, time.perf_counter() - seconds)
+            log.aside("scores", step, values, time.perf_counter() - seconds, printed=True)
         if stop:
             break
     signal.signal(signal.SIGTERM, handler_before)

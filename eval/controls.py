@@ -39,9 +39,11 @@ def follow(observed: Sequence[Observation], resamples: int = 2000) -> dict | Non
     """By how much the measured offset changes with the time that the sound is moved by.
 
     Returns:
-        slope: of the change over the shift, by least squares through the origin, with low, high (95 % bootstrap over
-            clips; None for one clip); within_20_ms: share of shifts followed so closely; n: shifts measured; clips;
-            lost: shifts after which nothing was near enough to measure. None if no clip has an impact and a sound.
+        slope: of the change over the shift, through the origin, by least absolute deviations: where a pattern of sounds
+            fits in two places, the offset may jump from one to the other, which within_20_ms counts; low, high: 95 %
+            bootstrap over clips, None for one clip; within_20_ms: share of shifts followed so closely; n: shifts
+            measured; clips; lost: shifts after which nothing was near enough to measure. None if no clip has an impact
+            and a sound.
     """
     rows = [clip.shifted_s for clip in observed if len(clip.shifted_s) > 1 and clip.shifted_s[0] is not None]
     if not rows:
@@ -51,15 +53,14 @@ def follow(observed: Sequence[Observation], resamples: int = 2000) -> dict | Non
     there = ~np.isnan(changes)
     if not there.any():
         return None
-    products = np.where(there, changes * shifts, 0.0).sum(1)
-    squares = np.where(there, shifts**2, 0.0).sum(1)
+    slopes, weights = np.where(there, changes / shifts, 0.0), there * np.abs(shifts)
     low = high = None
     if len(rows) > 1:
         drawn = np.random.default_rng(0).integers(len(rows), size=(resamples, len(rows)))
-        slopes = products[drawn].sum(1) / np.maximum(squares[drawn].sum(1), 1e-12)
-        low, high = (float(value) for value in np.quantile(slopes, (0.025, 0.975)))
+        estimates = _weighted_medians(slopes[drawn].reshape(resamples, -1), weights[drawn].reshape(resamples, -1))
+        low, high = (float(value) for value in np.quantile(estimates, (0.025, 0.975)))
     return {
-        "slope": float(products.sum() / squares.sum()),
+        "slope": float(_weighted_medians(slopes.reshape(1, -1), weights.reshape(1, -1))[0]),
         "low": low,
         "high": high,
         "within_20_ms": float((np.abs(changes - shifts) <= 0.02)[there].mean()),
@@ -67,3 +68,11 @@ def follow(observed: Sequence[Observation], resamples: int = 2000) -> dict | Non
         "clips": len(rows),
         "lost": int((~there).sum()),
     }
+
+
+def _weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(R,) of rows (R, N): for slopes y / x with weights abs(x) the least absolute deviations' slope of y over x."""
+    order = np.argsort(values, axis=1)
+    ranked, heavy = np.take_along_axis(values, order, 1), np.take_along_axis(weights, order, 1).cumsum(1)
+    middle = (heavy >= heavy[:, -1:] / 2).argmax(1)
+    return ranked[np.arange(len(ranked)), middle]

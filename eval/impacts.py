@@ -26,7 +26,8 @@ LOUDNESS_S = 0.010
 """A blow is audible if it is louder, over this time, than what sounds anyway."""
 SHIFTS_S = (-0.16, -0.08, -0.04, 0.04, 0.08, 0.16)
 """By how much sounds are moved to see whether the offset follows."""
-REACH_S = 0.3
+REACH_S = 1.0
+"""How far off a pattern of sounds is looked for: half a clip, so that a sound moved by ``SHIFTS_S`` is still found."""
 PAIR_WITHIN_S = 0.045
 """ITU-R BT.1359: what is out of step by less is not noticed."""
 

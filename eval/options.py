@@ -8,6 +8,11 @@ from vidgen.options import Parser
 
 from .prompt_lists import LISTS
 
+EXAMPLES = """examples:
+  python -m eval.run --model weights --output out                           the tabletop suite
+  python -m eval.run --model weights --model student --output out --blind   two models
+  python -m eval.run --suite my-clips --output out                          any folder of clips
+  python -m eval.run --model weights --suite vbench --output out            VBench's prompts"""
 DISTANCES = ("video", "frames", "sound")
 VERIFIER = Path(__file__).resolve().parent / "weights"
 
@@ -18,7 +23,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: options that cannot be read, or that contradict one another.
     """
-    parser = Parser(prog="python -m eval.run", description="Score models, or any folder of clips.")
+    parser = Parser(
+        prog="python -m eval.run", description="Score models, or any folder of clips.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--model", type=Path, action="append", default=[], help="folder of a model; may be repeated")
     parser.add_argument(
         "--clips", type=Path, action="append", default=[], metavar="FOLDER",

@@ -1,13 +1,26 @@
 """Does a clip keep to what bodies do? From the tracks of the tabletop instrument, whatever the prompt asked for.
 
+    python -m eval.physical CLIPS
+
+prints the figures of a folder of clips as they are, with their frames in random order, and spliced: half of one clip and
+the rest of the next.
+
 Each figure is near 0 on the generator's own clips and grows with the fault that it is named after. They are read off
 one picture plane, so small values mean little.
 """
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
+
+from vidgen.cli import run
+from vidgen.media import read_clip
 
 from .networks import PICTURE
 from .tracks import SURE, Finding, Track, link
@@ -237,3 +250,53 @@ def _overlap(one: _Path, other: _Path) -> float | None:
     level = (feet < 0.12 * reach) & one.found[a] & other.found[b]
     over = np.where(level, 1 - np.linalg.norm(way, axis=1) / reach, 0.0)
     return float(max(0.0, _running_median(over, 3).max()))
+
+
+def shuffled(found: Found, seed: int) -> Found:
+    """The same clip with its frames in random order."""
+    order = np.random.default_rng(seed).permutation(len(found.findings))
+    return Found(found.pictures[torch.from_numpy(order)], [found.findings[frame] for frame in order], found.floor)
+
+
+def spliced(first: Found, second: Found) -> Found:
+    """The first half of a clip, and what another shows after as many frames."""
+    cut = len(first.findings) // 2
+    pictures = torch.cat([first.pictures[:cut], second.pictures[cut:]])
+    return Found(pictures, first.findings[:cut] + second.findings[cut:], first.floor)
+
+
+def table(columns: dict[str, Sequence[dict[str, float | None]]]) -> str:
+    """Mean and 95th percentile of each figure over the clips that have it, and their number, for a terminal."""
+    lines = [f"{'mean (95th percentile), n':25}" + "".join(f"{name:>26}" for name in columns)]
+    for figure in next(iter(columns.values()))[0]:
+        cells = []
+        for clips in columns.values():
+            values = [value for clip in clips if (value := clip[figure]) is not None]
+            told = f"{np.mean(values):.3f} ({np.quantile(values, 0.95):.3f}), {len(values)}" if values else "-"
+            cells.append(f"{told:>26}")
+        lines.append(f"{figure:25}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from .distribution import clip_files
+
+    parser = argparse.ArgumentParser(prog="python -m eval.physical", description=__doc__.split("\n")[0])
+    parser.add_argument("clips", type=Path, help="a folder of clips")
+    parser.add_argument("--limit", type=int, help="the first so many")
+    parser.add_argument("--seed", type=int, default=0, help="of the random order")
+    args = parser.parse_args()
+    verifier, found = Verifier.load(), []
+    for path in tqdm(clip_files(args.clips)[: args.limit], desc="clips", disable=None):
+        clip = read_clip(path, with_sound=False)
+        found.append(verifier.find(clip.frames, float(clip.frame_rate)))
+    whole = {
+        "as they are": found,
+        "shuffled": [shuffled(one, args.seed + index) for index, one in enumerate(found)],
+        "spliced": [spliced(*pair) for pair in zip(found, found[1:] + found[:1], strict=True)],
+    }
+    print(table({name: [measure(verifier, one) for one in clips] for name, clips in whole.items()}))
+
+
+if __name__ == "__main__":
+    run(main)

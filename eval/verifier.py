@@ -48,8 +48,8 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 GLANCES = ((0, 0, False), (3, -3, False), (-3, 0, True), (0, 3, True))
 """A body is looked at close up four times, moved by so many pixels across and down, and mirrored: the mean of what is
 said wanders less with the body's posture."""
-ASIDE = ((0, 0, False), (1, 0, True))
-"""... and for its middle, at half size, twice: by one pixel to the side, so that each pixel counts in both halves."""
+ASIDE = ((0, 0, False), (1, 0, True), (0, 1, True), (1, 1, False))
+"""... and for its middle, at half size, four times, moved by one pixel, so that another four make up one."""
 
 
 def weights_sha256(folder: Path = WEIGHTS) -> str:

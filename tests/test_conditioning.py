@@ -63,19 +63,29 @@ def test_guidance_needs_a_negative_prompt():
         guided_velocity(Model(), text(3.0, 2), video_guidance=2.0)
 
 
-def test_modality_guidance_goes_beyond_what_each_stream_is_without_the_other():
+def test_modality_guidance_goes_beyond_what_each_stream_is_beside_pure_noise():
+    noise = streams()
+
     class Paired(Model):
-        def forward(self, video, audio, text, **rest):
-            answers = super().forward(video, audio, text, **rest)
-            together = video is not None and audio is not None
-            return tuple(None if v is None else v + (10.0 * (1 + n) if together else 0) for n, v in enumerate(answers))
+        """Each stream is told the noise level of the other."""
+
+        def forward(self, video, audio, text, *, video_sigma, audio_sigma, **rest):
+            if audio is not None and (audio_sigma == 1).all():
+                assert torch.equal(audio, noise[1])
+            if video is not None and (video_sigma == 1).all():
+                assert torch.equal(video, noise[0])
+            moved, heard = super().forward(video, audio, text, video_sigma=video_sigma, audio_sigma=audio_sigma, **rest)
+            if moved is None or heard is None:
+                return moved, heard
+            return moved + 10 * audio_sigma.view(1, -1, 1, 1, 1), heard + 100 * video_sigma.view(1, -1, 1)
 
     model = Paired()
     scales = {"video_guidance": 5.0, "audio_guidance": 0.5, "modality_scale": 3.0}
-    video, audio = guided_velocity(model, text(3.0, 2), text(1.0, 4), **scales, **TIMES)(streams(), SIGMA)
-    assert torch.allclose(video, torch.full_like(video, 1 + 5 * (3 - 1) + 0.5 + 3 * 10))
-    assert torch.allclose(audio, torch.full_like(audio, 1 + 0.5 * (3 - 1) + 0.25 + 3 * 20))
-    assert model.calls == [4, 2, 2]  # the streams alone under the prompt only
+    call = guided_velocity(model, text(3.0, 2), text(1.0, 4), **scales, **TIMES, noise=noise)
+    video, audio = call(streams(), SIGMA)
+    assert torch.allclose(video, torch.full_like(video, 1 + 5 * (3 - 1) + 0.5 + 2.5 + 2 * 10 * (0.25 - 1)))
+    assert torch.allclose(audio, torch.full_like(audio, 1 + 0.5 * (3 - 1) + 0.25 + 50 + 2 * 100 * (0.5 - 1)))
+    assert model.calls == [4, 2, 2]  # beside noise under the prompt only
     silent = guided_velocity(model, text(3.0, 2), modality_scale=3.0, **TIMES)((streams()[0], None), SIGMA)
     assert torch.allclose(silent[0], torch.full_like(silent[0], 3.5))
 

@@ -49,6 +49,8 @@ for command in ([], ["sample"], ["inspect"], ["app"], ["prepare"], ["train"], ["
     assert len(said) == 7
     assert all(line.endswith("set()") for line in said), said
     assert done.stdout.count("usage: ") == 7
+    assert done.stdout.count("examples:") == 3  # of the command itself, of sample and of eval
+    assert all(group in done.stdout for group in ("from what is there:", "from weights that are there:"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import train
 from tests.test_pipeline import make_pipeline
 from vidgen import checkpoint, parallel
 from vidgen.config import DiTConfig
+from vidgen.data.latents import clips_in_cache
 from vidgen.dit.model import JointDiT
 from vidgen.errors import InputError
 from vidgen.loading import load_network
@@ -168,7 +169,7 @@ def test_clips_shared_out_over_two_processes_are_learned_as_by_one(given, tmp_pa
 
 def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, monkeypatch):
     monkeypatch.setattr("vidgen.tabletop.render.can_compile", lambda device: False)
-    settings = ("steps=6", "checkpoint_every=2", "keep_checkpoints=1", "validation_clips=4", "sample_every=100")
+    settings = ("steps=6", "checkpoint_every=2", "keep_checkpoints=1", "validation_clips=6", "sample_every=100")
     arguments = [
         *command(given, tmp_path, 4, *settings, "learning_rate=0.03", "divergence_factor=1e9"),
         "--validation",
@@ -179,6 +180,7 @@ def test_held_out_clips_decide_which_checkpoint_is_the_best(given, tmp_path, mon
     with (tmp_path / "validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     validation = {int(row["step"]): float(row["validation_loss"]) for row in rows}
+    assert clips_in_cache(tmp_path / "validation-latents") == 4  # no more than there are, each once
     assert list(validation) == [2, 4, 6]
     best = min(validation, key=validation.get)
     assert {int(path.name[-7:]) for path in (tmp_path / "checkpoints").iterdir()} == {best, 6}

@@ -28,7 +28,7 @@ from eval.networks import PICTURE, TRACK_FEATURES, ImpactReader
 from eval.physical import HORIZON_PX, figures, measure
 from eval.sound import FEATURES, SoundReader, features, fit
 from eval.sound import WEIGHTS as SOUND_WEIGHTS
-from eval.tabletop import observe, summarise, table
+from eval.tabletop import Observation, observe, summarise, table
 from eval.train_sound import confusion, hear, worn
 from eval.train_verifier import impact_loss
 from eval.verifier import WEIGHTS, Seen, Verifier, weights_sha256
@@ -119,7 +119,7 @@ def test_of_two_offsets_the_louder_sound_decides():
     assert pattern_offset_s(np.array([0.55]), heard, np.array([0.5, 0.01])) == pytest.approx(-0.05)
     assert pattern_offset_s(np.zeros(0), heard) is None
     assert pattern_offset_s(np.array([0.5]), np.zeros(0)) is None
-    assert pattern_offset_s(np.array([0.5]), np.array([1.5])) is None  # out of reach
+    assert pattern_offset_s(np.array([0.5]), np.array([1.6])) is None  # out of reach
 
 
 def test_a_moved_sound_is_moved_by_so_many_samples():
@@ -164,6 +164,23 @@ def test_the_offset_follows_a_sound_that_is_moved():
     halved = replace(deaf, shifted_s=[0.0, *(shift / 2 for shift in SHIFTS_S[:-1]), None])
     assert (follow([halved])["slope"], follow([halved])["lost"]) == (pytest.approx(0.5), 1)
     assert follow([replace(deaf, shifted_s=[])]) is None
+
+
+def test_a_pattern_that_fits_twice_is_counted_and_does_not_bend_the_slope():
+    shifts = np.array(SHIFTS_S)
+    seen = Eyes([0.5]).seen
+
+    def clips(*offsets):
+        return [Observation(seen, np.zeros(1), 0.5, 2.0, np.zeros(1), None, [0.0, *row]) for row in offsets]
+
+    assert follow(clips(1.1 * shifts, 1.1 * shifts))["slope"] == pytest.approx(1.1)
+    jumps = np.where(np.arange(6) == 5, -0.7, shifts)
+    found = follow(clips(shifts, shifts, jumps))
+    assert found["slope"] == pytest.approx(1)
+    assert found["within_20_ms"] == pytest.approx(17 / 18)
+    assert follow(clips(0 * shifts, shifts / 2, 0 * shifts))["slope"] == pytest.approx(0)  # nothing follows
+    lost = follow(clips([*shifts[:-1], None]))
+    assert (lost["slope"], lost["lost"], lost["low"]) == (pytest.approx(1), 1, None)
 
 
 def test_silence_one_frame_and_broken_sound():

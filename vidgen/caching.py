@@ -76,11 +76,12 @@ def held_back_latents(
     args: argparse.Namespace, settings: config.DiTConfig | config.DistillConfig, accelerator: Accelerator,
     vae: Any, codec: Any, spec: ClipSpec, **options: Any,
 ) -> Any:  # fmt: skip
-    """The clips of ``--validation``, with all their words, in a latent cache of their own; None without."""
+    """The clips of ``--validation``, each once, with all their words, in a latent cache of their own; None without."""
     if args.validation is None:
         return None
     own = argparse.Namespace(data=[Source(args.validation)], latents=args.output / "validation-latents")
-    few = dataclasses.replace(settings, cached_clips=settings.validation_clips)
+    there_are = len(open_clips(own.data, spec, seed=settings.seed, in_buckets=settings.buckets))
+    few = dataclasses.replace(settings, cached_clips=min(settings.validation_clips, there_are))
     return latent_clips(own, few, accelerator, vae, codec, spec, **options)
 
 

@@ -15,6 +15,16 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 
 
+EXAMPLES = """examples:
+  sample.py --prompt "a small red metal ball drops onto a wooden floor" --output ball.mp4
+  sample.py --prompt "a big ball rolls" --seed 3 --num-samples 4 --preview --output clips
+  sample.py --prompt "0s: a small blue cube drops" "2s: a big red ball rolls in" --duration 5
+  sample.py --prompt "a big cube slides" --video ball.mp4 --extend 1
+  sample.py --prompt "a big cube slides" --video ball.mp4 --mask where.png --strength 0.7
+  sample.py --prompt "a big wooden cube slides" --video silent.mp4 --only audio
+  sample.py --model Lightricks/LTX-Video --prompt "waves on a beach" --add-audio"""
+
+
 class Parser(argparse.ArgumentParser):
     """Takes ``--num_samples`` for ``--num-samples``, and reports what is wrong in one line."""
 
@@ -64,7 +74,10 @@ def span(text: str) -> tuple[float, float]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description="Turn prompts into short videos with sound.", allow_abbrev=False)
+    parser = Parser(
+        description="Turn prompts into short videos with sound.", epilog=EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     what = parser.add_argument_group("what to make")
     what.add_argument(
         "--prompt",

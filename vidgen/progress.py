@@ -201,9 +201,14 @@ class Log:
         self._write(self.path, step, row)
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
 
-    def aside(self, name: str, step: int, values: dict[str, float], seconds: float = 0.0) -> None:
+    def aside(
+        self, name: str, step: int, values: dict[str, float], seconds: float = 0.0, printed: bool = False
+    ) -> None:
         """What is measured now and then, in a file of its own; ``seconds`` that it took are not training."""
         self.since += seconds
+        if printed:
+            told = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self.bar.write(f"{name} at step {step}: {told}")
         if self.active:
             self._write(self.output / f"{name}.csv", step, {f"{name}_{key}": value for key, value in values.items()})
 

@@ -12,9 +12,9 @@ DESCRIPTION = """Train one stage of vidgen, from scratch or onward from its own 
 
     accelerate launch train.py vae3d --config tabletop-cpu --data scenes.npz --output out/vae3d
     accelerate launch train.py audio --config tabletop-cpu --data scenes.npz --output out/audio
-    accelerate launch train.py dit   --config tabletop-cpu --data scenes.npz --output out/dit \
+    accelerate launch train.py dit   --config tabletop-cpu --data scenes.npz --output out/dit \\
         --vae out/vae3d/model --codec out/audio/model
-    accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \
+    accelerate launch train.py distill --config tabletop-cpu --data scenes.npz --output out/student \\
         --teacher out/dit/model
 
 ``--data`` is a folder of shards (python -m vidgen.data.prepare) or of clips (captions in metadata.jsonl or same-named
@@ -34,42 +34,45 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
-    parser.add_argument(
+    what = parser.add_argument_group("what is learned, and where it goes")
+    onward = parser.add_argument_group("from weights that are there")
+    watched = parser.add_argument_group("how long, and how it is watched")
+    what.add_argument("--config", required=True, help=f"a preset: {', '.join(config.PRESETS)}")
+    what.add_argument(
         "--data", required=True, nargs="+", action="extend", metavar="PATH[:WEIGHT]",
         help="shards (vidgen.data.prepare), a folder of clips, or a .npz of simulated scenes; several are mixed",
     )  # fmt: skip
-    parser.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
-    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
-    parser.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
-    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end soon after")
-    parser.add_argument(
+    what.add_argument("--output", required=True, type=Path, help="checkpoints, log, sheets and the model go here")
+    what.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
+    onward.add_argument("--init", type=Path, help="start from the weights in this folder instead of random ones")
+    watched.add_argument("--stop-after", type=float, metavar="SECONDS", help="write a checkpoint and end soon after")
+    watched.add_argument(
         "--spend",
         type=float,
         metavar="SECONDS",
         help="training time of the whole stage, in all runs together, instead of a number of steps",
     )
-    parser.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
-    parser.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
-    parser.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
-    parser.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
-    parser.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
-    parser.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
-    parser.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
-    parser.add_argument(
+    onward.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
+    onward.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
+    onward.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
+    onward.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
+    onward.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")
+    onward.add_argument("--teacher", type=Path, help="distill: model folder of the teacher")
+    what.add_argument("--latents", type=Path, help="dit, distill: latent cache, made if missing (OUTPUT/latents)")
+    what.add_argument(
         "--text", help="dit: text encoder, a folder or a hub id (default: that of --model, else of the shipped model)"
     )
-    parser.add_argument(
+    what.add_argument(
         "--validation", type=Path, help="clips as in --data, never trained on; decide the best checkpoint"
     )
-    parser.add_argument(
+    watched.add_argument(
         "--score-every", type=int, metavar="STEPS", help="FVD, sound distance, sync against --validation"
     )
-    parser.add_argument("--log-with", nargs="+", choices=TRACKERS, help="show the run there (default: tensorboard)")
-    parser.add_argument(
+    watched.add_argument("--log-with", nargs="+", choices=TRACKERS, help="show the run there (default: tensorboard)")
+    watched.add_argument(
         "--peak-tflops", type=float, help="of one device, for the MFU (default: as measured at the start)"
     )
-    parser.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
+    watched.add_argument("--prompt", nargs="+", default=[], action="extend", help="prompts of the sample sheets")
     args = parser.parse_args(argv)
     for key in ("lora_rank", "lora_alpha"):
         if getattr(args, key) is not None:
