@@ -154,14 +154,14 @@ def test_faults_do_not_grow_from_window_to_window(pipeline, monkeypatch):
 def test_a_window_is_held_to_what_was_and_what_is_known_stays():
     torch.manual_seed(0)
     like = (torch.full((1, 3, 1, 1, 1), 5.0), torch.tensor([0.5, 1.0, 8.0]).view(1, 3, 1, 1, 1))
-    video = 2 * torch.randn(1, 3, 6, 8, 8)
+    video = 2 * torch.randn(1, 3, 6, 32, 32)
     out = streaming.held(video, 2, like)
     assert torch.equal(out[:, :, :2], video[:, :, :2])
     shift, spread = (
         out[:, :, 2:].mean((0, 2, 3, 4)),
         out[:, :, 2:].std((0, 2, 3, 4)) / video[:, :, 2:].std((0, 2, 3, 4)),
     )
-    assert shift.tolist() == pytest.approx([5, 5, 5], abs=0.3)
+    assert shift.tolist() == pytest.approx([5, 5, 5], abs=0.1)
     assert spread.tolist() == pytest.approx([0.25, 0.5, 1.0], abs=0.03), "never more spread than was made"
 
 
