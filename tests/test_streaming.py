@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sample
-from vidgen import inspect
+from vidgen import inspect, streaming
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
 from vidgen.media import read_clip, read_metadata
@@ -38,6 +38,9 @@ def calls(pipeline, monkeypatch):
         return made
 
     monkeypatch.setattr(pipeline, "denoise", recorded)
+    monkeypatch.setattr(
+        streaming, "held", lambda made, _known, _like: made
+    )  # so that what was made is what is passed on
     return seen
 
 
@@ -120,6 +123,46 @@ def test_windows_go_on_from_what_is_there_on_the_same_clock(pipeline, calls):
         assert video_times_s == pytest.approx(own[1:])  # no window is larger than the model's own clip
         assert 0 <= audio_times_s[0] - 0.5 * hop_s < hop_s
         assert audio_times_s[-1] <= SPEC.duration_s + hop_s
+
+
+def test_faults_do_not_grow_from_window_to_window(pipeline, monkeypatch):
+    """A model that makes every window harder and brighter than the one before; a new prompt starts anew."""
+    windows = itertools.count()
+
+    def denoise(noise, _text, _negative, _sampling, _video_times_s, _audio_times_s, given, _on_step_end=None):
+        turn = next(windows)
+        video = 2.0 ** min(turn, 8) * noise[0] + turn
+        return given.start((video, None))[0], noise[1]
+
+    monkeypatch.setattr(pipeline, "denoise", denoise)
+    monkeypatch.setattr(streaming, "_decode", lambda _pipeline, _spec, latents, _with_audio: latents)
+
+    def made(prompt):
+        nonlocal windows
+        windows = itertools.count()
+        parts = [video for video, _ in pipeline.stream(prompt, 60 / 24, with_audio=False, generator=seeded(3))]
+        return [(float(part.mean()), float(part.std())) for part in parts]
+
+    mean, std = made("a red ball")[0]
+    for later_mean, later_std in made("a red ball")[1:]:
+        assert abs(later_mean - mean) < 0.5 * std
+        assert later_std < 1.5 * std
+    monkeypatch.setattr(streaming, "held", lambda video, _known, _like: video)
+    assert made("a red ball")[-1][1] > 50 * std
+
+
+def test_a_window_is_held_to_what_was_and_what_is_known_stays():
+    torch.manual_seed(0)
+    like = (torch.full((1, 3, 1, 1, 1), 5.0), torch.tensor([0.5, 1.0, 8.0]).view(1, 3, 1, 1, 1))
+    video = 2 * torch.randn(1, 3, 6, 32, 32)
+    out = streaming.held(video, 2, like)
+    assert torch.equal(out[:, :, :2], video[:, :, :2])
+    shift, spread = (
+        out[:, :, 2:].mean((0, 2, 3, 4)),
+        out[:, :, 2:].std((0, 2, 3, 4)) / video[:, :, 2:].std((0, 2, 3, 4)),
+    )
+    assert shift.tolist() == pytest.approx([5, 5, 5], abs=0.1)
+    assert spread.tolist() == pytest.approx([0.25, 0.5, 1.0], abs=0.03), "never more spread than was made"
 
 
 def test_prompts_change_where_a_new_part_begins(pipeline, calls):

@@ -160,6 +160,7 @@ def _denoise_windows(
     video = torch.zeros(1, sizes[0], 0, *sizes[1:], device=pipeline.device)  # of the window before
     audio = torch.zeros(1, pipeline.codec.config.latent_channels, 0, device=pipeline.device)
     heard = 0  # audio latents made so far
+    before, like = None, None  # the last window's text, and the statistics of the first window with that text
     for window, text in zip(windows, texts, strict=True):
         first, end = spec.audio_span(window.start, window.stop)
         first = min(first, heard)  # no gap, even where a window hardly overlaps the one before
@@ -182,9 +183,30 @@ def _denoise_windows(
             callback_on_step_end,
         )
         assert made_video is not None
+        if like is None or text is not before:
+            before, like = text, statistics(made_video)
+        else:
+            made_video = held(made_video, known[0], like)
         video, heard = made_video, kept
         audio = audio if made_audio is None else made_audio[:, :, : kept - first]
         yield video[:, :, known[0] :], None if made_audio is None else audio[:, :, known[1] :]
+
+
+def statistics(video: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, C, 1, 1, 1) of each channel of latents; a clip's first one is of another kind."""
+    rest = video[:, :, 1:] if video.shape[2] > 1 else video
+    return rest.mean((0, 2, 3, 4), keepdim=True), rest.std((0, 2, 3, 4), keepdim=True)
+
+
+def held(made: Tensor, known: int, like: tuple[Tensor, Tensor]) -> Tensor:
+    """A window's latents of which those after the first ``known`` have the mean ``like`` before, and no more spread.
+
+    What a model makes of its own output is a little harder and of another tint each time: over a minute pictures would
+    burn out. The channels' statistics tell that before it shows.
+    """
+    mean, std = made.mean((0, 2, 3, 4), keepdim=True), made.std((0, 2, 3, 4), keepdim=True)
+    new = (made[:, :, known:] - mean) * (like[1] / std.clamp(min=1e-6)).clamp(max=1) + like[0]
+    return torch.cat((made[:, :, :known], new), dim=2)
 
 
 def _first_given(made: Latents, known: tuple[int, int], noise: State) -> Conditioning:
