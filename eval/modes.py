@@ -67,11 +67,14 @@ def main() -> None:
         raise InputError("--limit must be at least 2, for the control")
     from vidgen.pipeline import VidGenPipeline
 
+    from .models import model_facts
+
     keep_freed_memory()
     verifier = Verifier.load()
     pipeline = VidGenPipeline.from_pretrained(args.model)
-    results: dict[str, Any] = {"model_version": pipeline.generation.model_version, "real": args.real.name,
-                               "clips": args.limit, "seed": args.seed}  # fmt: skip
+    facts = model_facts(args.model)  # another state of a training may have the same version
+    results: dict[str, Any] = {"model_version": facts["version"], "model_sha256": facts["sha256"],
+                               "real": args.real.name, "clips": args.limit, "seed": args.seed}  # fmt: skip
     path = args.output / "modes.json"
     results["tasks"] = _known(path, results)
     clips = real_clips(args.real, pipeline, args.limit, args.seed)

@@ -12,6 +12,7 @@ from eval.modes_tasks import TASKS, RealClip, given_back_db, middle_frame, psnr_
 from eval.verifier import Seen
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
+from vidgen.generation import GenerationConfig
 
 SPEC = ClipSpec(num_frames=25, height=32, width=32)
 BODY = {"colour": "red", "material": "metal", "shape": "ball", "size": "small"}
@@ -153,6 +154,31 @@ def test_a_run_goes_on_and_refuses_what_is_not_its_own(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match="damaged"):
         modes._known(path, header)
+
+
+@pytest.mark.parametrize("changed", ["transformer/diffusion_pytorch_model.safetensors", "generation_config.json"])
+def test_a_kept_table_is_not_taken_for_another_models_of_the_same_version(world, tmp_path, monkeypatch, changed):
+    clips, pipeline, calls = world
+    monkeypatch.setattr(modes.Verifier, "load", lambda: None)
+    monkeypatch.setattr("vidgen.pipeline.VidGenPipeline.from_pretrained", lambda _: pipeline)
+    monkeypatch.setattr(modes, "real_clips", lambda *_: clips)
+    monkeypatch.setattr(modes, "save", lambda *_: None)
+    model = tmp_path / "model"
+    weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    GenerationConfig(model_version="x").save(model)
+    words = ["--model", model, "--real", "a", "--output", tmp_path / "out", "--limit", "3", "--tasks", "first-frame"]
+    monkeypatch.setattr("sys.argv", ["modes", *map(str, words)])
+    modes.main()
+    modes.main()
+    assert len(calls) == 6, "the second run takes what the first one kept"
+    if changed.startswith("transformer"):
+        weights.write_bytes(b"two")
+    else:
+        GenerationConfig(model_version="x", guidance_scale=9.0).save(model)
+    with pytest.raises(InputError, match="another model"):
+        modes.main()
 
 
 def test_psnr_of_a_known_error():
