@@ -1,6 +1,9 @@
 """Losses by mode of training: what a model is asked for, and that a small difference of two models shows."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +75,17 @@ def test_a_small_difference_is_told_from_none(pipeline, cache, clips, monkeypatc
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mixed")]
     assert len(rows) == 2
     assert all("+0.0021 [+0.0021, +0.0021]" in row for row in rows)
+
+
+@pytest.mark.parametrize(("chosen", "count"), [({}, "128"), ({"HELD_CLIPS": "300"}, "300")])
+def test_the_mixture_script_keeps_as_many_clips_back_as_it_compares(tmp_path, chosen, count):
+    stand_in = tmp_path / "python"
+    stand_in.write_text('#!/usr/bin/env bash\necho "$*" >>"$SEEN"\n')
+    stand_in.chmod(0o755)
+    told = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEN": str(tmp_path / "seen"), "PROMPTS": "0"}
+    script = Path(__file__).parent.parent / "runs" / "mixture.sh"
+    subprocess.run([script, "start", "data", "held", tmp_path], env=os.environ | told | chosen, check=True)
+    plain, mixed, compared = (tmp_path / "seen").read_text().splitlines()
+    assert f" validation_clips={count} " in plain
+    assert f" validation_clips={count} " in mixed
+    assert compared.endswith(f"--clips {count}")
