@@ -47,8 +47,10 @@ def film(trajectories: Sequence[Trajectory], count: int, folder: Path, seed: int
     Raises:
         InputError: there are no scenes, or the folder holds clips of others.
     """
+    if not trajectories:
+        raise InputError("there are no scenes to film")
     order = np.random.default_rng(seed).permutation(len(trajectories)).tolist()
-    keys = [(order[index % len(order)], index // len(order)) for index in range(count)] if order else []
+    keys = [(order[index % len(order)], index // len(order)) for index in range(count)]
     paths = [folder / f"real-{index:04d}.mp4" for index in range(count)]
     missing = [pair for pair in zip(keys, paths, strict=True) if not pair[1].exists()]
     batches = [missing[start : start + FILMED_AT_ONCE] for start in range(0, len(missing), FILMED_AT_ONCE)]

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from vidgen.cli import run
+from vidgen.errors import InputError
 from vidgen.media import read_clip
 
 from .networks import PICTURE
@@ -286,6 +287,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many")
     parser.add_argument("--seed", type=int, default=0, help="of the random order")
     args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        raise InputError("--limit must be at least 1")
     verifier, found = Verifier.load(), []
     for path in tqdm(clip_files(args.clips)[: args.limit], desc="clips", disable=None):
         clip = read_clip(path, with_sound=False)

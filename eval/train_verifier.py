@@ -47,8 +47,10 @@ from .verifier_data import JITTER, TOLD, make_pairs, make_tracks, make_wide, wor
 
 PARTS = ["camera", "locator", "body", "place", "motion", "impact"]
 MIRRORED = [1, 3]
-"""Features of a track (``verifier.track_features``) that change their sign in a mirror: x, and the step along x."""
+"""Features of a track (``tracks.track_features``) that change their sign in a mirror: x, and the step along x."""
 BATCH = 64
+FEWEST = 64
+"""Scenes, and examples of each kind: no step may lack rows."""
 
 
 def map_loss(maps: dict[str, Tensor], bodies: Tensor, floor: Tensor) -> Tensor:
@@ -112,7 +114,13 @@ def train(network: nn.Module, steps: int, learning_rate: float, losses: Iterator
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows for one step after another, every row once in a round, without end."""
+    """Rows for one step after another, every row once in a round, without end.
+
+    Raises:
+        InputError: fewer rows than a step takes.
+    """
+    if count < size:
+        raise InputError(f"{count} examples are too few for steps of {size}")
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(count)
@@ -241,9 +249,11 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", help="train these networks on, keep the others as they are")
     parser.add_argument("--anew", action="store_true", help="with --only: train them from the beginning")
     args = parser.parse_args()
-    if min(args.pairs, args.tracks, args.wide, args.films) < 64 or args.rounds <= 0:
-        raise InputError("--pairs, --tracks, --wide and --films must be at least 64, and --rounds positive")
+    if min(args.pairs, args.tracks, args.wide, args.films) < FEWEST or args.rounds <= 0:
+        raise InputError(f"--pairs, --tracks, --wide and --films must be at least {FEWEST}, and --rounds positive")
     trajectories = load_trajectories(args.trajectories)
+    if len(trajectories) < FEWEST:
+        raise InputError(f"{args.trajectories} holds {len(trajectories)} scenes; at least {FEWEST} are learnt from")
     torch.manual_seed(args.seed)
     verifier = Verifier.load(args.output) if args.only else Verifier()
     parts = args.only or PARTS

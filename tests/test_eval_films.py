@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from eval import films, measure
+from eval import films, measure, physical, train_verifier
 from eval.films import film, read_tracks, struck
 from eval.networks import MAX_BODIES, TRACK_FEATURES, WIDE, ImpactReader, PlaceReader
 from eval.tracks import Track
-from eval.train_verifier import impact_losses, place_loss, place_losses
+from eval.train_verifier import batches, impact_losses, place_loss, place_losses
 from eval.verifier import WEIGHTS, Verifier
 from eval.verifier_data import JITTER, SHOTS, make_wide, projected
 from tests.test_eval import scene
 from vidgen.errors import InputError
 from vidgen.media import Clip, read_clip
+from vidgen.tabletop.archive import save_trajectories
 from vidgen.tabletop.captions import sample_look
 from vidgen.tabletop.render import render
 from vidgen.tabletop.scene import Contact, Look
@@ -157,6 +158,27 @@ def test_the_shipped_instrument_tells_where_bodies_are_to_a_pixel(shape):
     errors = np.array([findings[0][0] - place for findings, place in zip(found, places, strict=True)])
     assert np.median(np.abs(errors)) < 1
     assert np.quantile(np.abs(errors), 0.9) < 2
+
+
+def test_too_few_scenes_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    save_trajectories(tmp_path / "few.npz", [scene()] * 63)
+    words = ["--trajectories", tmp_path / "few.npz", "--output", tmp_path / "none", "--only", "impact"]
+    monkeypatch.setattr("sys.argv", ["train_verifier", *map(str, words)])
+    with pytest.raises(InputError, match="holds 63 scenes; at least 64"):
+        train_verifier.main()
+    with pytest.raises(InputError, match="31 examples are too few for steps of 32"):
+        next(batches(31, 32, 0))
+    assert sorted(next(batches(32, 32, 0))) == list(range(32))
+    with pytest.raises(InputError, match="no scenes"):
+        film([], 2, tmp_path / "films", 0)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_figures_of_no_clips_are_refused(tmp_path, monkeypatch, limit):
+    film([scene()], 1, tmp_path, 0)
+    monkeypatch.setattr("sys.argv", ["physical", str(tmp_path), "--limit", limit])
+    with pytest.raises(InputError, match="--limit must be at least 1"):
+        physical.main()
 
 
 def test_a_clip_is_looked_at_once_for_all_measures(tmp_path, monkeypatch):
