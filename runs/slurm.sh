@@ -37,10 +37,11 @@ srun --kill-on-bad-exit=1 bash -c 'exec python -m accelerate.commands.launch \
 job=$!
 ended_early= interrupted=
 # Signalled itself, srun would kill the processes at once: this is for them, the job's steps without this script. A job
-# that its owner cancels gets the signal, too, but is no longer running then, and is not to come back.
+# that its owner cancels gets the signal, too, but is told as cancelled or completing then, and is not to come back; where
+# SLURM does not answer, it comes back.
 on_term() {
   interrupted=1
-  [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)" != RUNNING ] || ended_early=1
+  case $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) in CANCELLED | COMPLETING) ;; *) ended_early=1 ;; esac
   scancel --signal=TERM "$SLURM_JOB_ID" || true
 }
 trap on_term TERM

@@ -18,7 +18,9 @@ echo $! >"$SEEN/step"
 trap 'kill -KILL $(cat "$SEEN/step"); exit 143' TERM
 wait $!""",
     "scancel": '[ "$*" = "--signal=TERM $SLURM_JOB_ID" ] && kill -TERM $(cat "$SEEN/step")',
-    "squeue": 'echo "${STATE:-RUNNING}"',
+    "squeue": """
+[ "${STATE:-}" != busy ] || { echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }
+echo ${STATE:-RUNNING}""",
     "scontrol": """
 case "$1 $2" in
 "show hostnames") printf "first\\nsecond\\n" ;;
@@ -77,6 +79,8 @@ def test_every_machine_starts_its_share_of_the_processes(job, tmp_path, stage, c
     [
         ("script", {"STATE": "RUNNING"}, True),  # before its time is over
         ("script", {"STATE": "CANCELLED"}, False),  # by its owner, who wants it to end
+        ("script", {"STATE": "COMPLETING"}, False),
+        ("script", {"STATE": "busy"}, True),  # squeue fails: nothing says that the owner wants it to end
         ("step", {"JOB": "PreemptTime=2026-11-25T17:55:54"}, True),  # for another job, which spares the script
         ("step", {}, False),
     ],
