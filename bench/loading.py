@@ -3,11 +3,11 @@
     python -m bench.loading INPUT… [--model weights] [--workers 0] [--seconds 8] [--batch-size 8] [--clips 64]
 
 The same recordings are read as they are (decoded on the fly), from shards of ``vidgen.data.prepare`` (short GOPs, the
-size of training), as latents from a cache, and as latents that stay in the training device's memory (where they fit, as
-train.py has them); then a transformer is trained on those latents. Everything goes through the sampler and the loader
-that train.py uses. A loader should bring at least three times the tokens that a step uses up (``AMPLE``); so for each
-is told how fast a device it keeps busy, and how many loading processes a GPU ``--faster`` times as fast as this machine
-would take, if each brings what one brought here.
+size of training), as latents from a cache, and as latents that stay in the training device's memory (train.py keeps
+them there if they fit; here they must); then a transformer is trained on those latents. Everything goes through the
+sampler and the loader that train.py uses. A loader should bring at least three times the tokens that a step uses up
+(``AMPLE``); so for each is told how fast a device it keeps busy, and how many loading processes a GPU ``--faster``
+times as fast as this machine would take, if each brings what one brought here.
 """
 
 import argparse

@@ -4,8 +4,9 @@
 
 Scenes are simulated (the ``tabletop`` extra), filmed, written as mp4 and read again, as a model's clips are. What comes
 out is kept beside the weights, with their checksum, and stands beside every model's score; with other weights it does
-not count. Scenes of a seed that the instrument was trained on would flatter it: those of the shipped weights have 1.
-With ``--films`` a run that was broken off goes on: films stay in that folder, what was read of them in the cache.
+not count. Scenes of the seed that the instrument learnt from would flatter it: of the shipped weights that is 1 (the
+5 in ``eval.train_verifier`` is a seed of training, on the same scenes). With ``--films`` a run that was broken off goes
+on: films stay in that folder, what was read of them in the cache.
 """
 
 import argparse

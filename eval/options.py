@@ -1,4 +1,4 @@
-"""What ``eval.run`` may be told; read before torch is imported, so that help and mistakes come at once."""
+"""What ``eval.run`` may be told. ``vidgen eval`` reads it before torch is imported: help and mistakes come at once."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Clips of any length in bounded memory: window after window of latents, decoded as they are made.
 
-Each window after the first is denoised with the end of what is there already given clean, picture and sound, so the
-task is the one of extending a clip: a mask over the same transformer. Both decoders go on from window to window.
+Each window after the first is denoised with the end of what is there already given, picture and sound, under noise of
+one level (``GIVEN_NOISE``): the task of extending a clip, a mask over the same transformer. Both decoders go on from
+window to window.
 """
 
 import itertools

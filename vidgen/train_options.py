@@ -1,4 +1,4 @@
-"""What ``train.py`` may be told; read before torch is imported, so that help and mistakes come at once."""
+"""What ``train.py`` may be told. ``vidgen train`` reads it before torch is imported: help and mistakes come at once."""
 
 import argparse
 from pathlib import Path
