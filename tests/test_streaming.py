@@ -147,6 +147,13 @@ def test_faults_do_not_grow_from_window_to_window(pipeline, monkeypatch):
     for later_mean, later_std in made("a red ball")[1:]:
         assert abs(later_mean - mean) < 0.5 * std
         assert later_std < 1.5 * std
+    told = made([(0, "a red ball"), (1, "a blue cube")])
+    assert all(red_std < 1.5 * std for _, red_std in told[:5])
+    new_mean, new_std = told[5]  # the prompt changes there: see test_prompts_change_where_a_new_part_begins
+    assert new_std > 10 * std
+    for later_mean, later_std in told[6:]:
+        assert abs(later_mean - new_mean) < 0.5 * new_std
+        assert later_std < 1.5 * new_std
     monkeypatch.setattr(streaming, "held", lambda video, _known, _like: video)
     assert made("a red ball")[-1][1] > 50 * std
 
