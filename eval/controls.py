@@ -12,6 +12,9 @@ import numpy as np
 from .impacts import SHIFTS_S
 from .tabletop import Observation, compare
 
+NO_WIDTH = 1e-6
+"""Two slopes that differ by less differ by rounding."""
+
 
 def shuffled_prompts(observed: Sequence[Observation], asked: Sequence[dict], rounds: int = 10) -> list[dict]:
     """Control: every clip compared with other clips' prompts. What stays right is right by chance."""
@@ -41,9 +44,10 @@ def follow(observed: Sequence[Observation], resamples: int = 2000) -> dict | Non
     Returns:
         slope: of the change over the shift, through the origin, by least absolute deviations: where a pattern of sounds
             fits in two places, the offset may jump from one to the other, which within_20_ms counts; low, high: 95 %
-            bootstrap over clips, None for one clip; within_20_ms: share of shifts followed so closely; n: shifts
-            measured; clips; lost: shifts after which nothing was near enough to measure. None if no clip has an impact
-            and a sound.
+            bootstrap over clips, None for one clip, and where it has no width: a median of which more than half follow
+            exactly says nothing of the rest; within_20_ms: share of shifts followed so closely; n: shifts measured;
+            clips; lost: shifts after which nothing was near enough to measure. None if no clip has an impact and a
+            sound.
     """
     rows = [clip.shifted_s for clip in observed if len(clip.shifted_s) > 1 and clip.shifted_s[0] is not None]
     if not rows:
@@ -59,6 +63,8 @@ def follow(observed: Sequence[Observation], resamples: int = 2000) -> dict | Non
         drawn = np.random.default_rng(0).integers(len(rows), size=(resamples, len(rows)))
         estimates = _weighted_medians(slopes[drawn].reshape(resamples, -1), weights[drawn].reshape(resamples, -1))
         low, high = (float(value) for value in np.quantile(estimates, (0.025, 0.975)))
+        if high - low < NO_WIDTH:
+            low = high = None
     return {
         "slope": float(_weighted_medians(slopes.reshape(1, -1), weights.reshape(1, -1))[0]),
         "low": low,
