@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.in_training import measure_sheet
-from tests.test_eval_run import FPS, RATE_HZ, click, moving
+from tests.scoring import FPS, RATE_HZ, click, moving
 from vidgen.media import write_video
 
 
