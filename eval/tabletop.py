@@ -18,7 +18,7 @@ from .sound import MIN_SAMPLE_RATE_HZ, SILENT_PEAK
 from .verifier import Seen, Verifier
 
 IN_SYNC_S = 0.080
-ONSET_RISE_DB = 1.75
+ONSET_RISE_DB = 2.0
 """A little below the usual: soft bodies that meet while one rolls are hardly louder than the rolling."""
 
 OF_A_BODY = ("colour", "material", "shape", "size")

@@ -20,7 +20,7 @@ case $preset in # frames or clips in a batch, over all processes
 esac
 
 [ -f "$out/scenes.npz" ] || python -m vidgen.tabletop.physics \
-  --count "$scenes" --duration "$duration" --seed 1 --output "$out/scenes.npz" --workers "$(nproc)"
+  --count "$scenes" --duration "$duration" --seed 1 --output "$out/scenes.npz" --workers "$(env -u OMP_NUM_THREADS nproc)"
 
 read -r vae_s audio_s frames_s clips_s <<<"${SPEND:-}" || true
 

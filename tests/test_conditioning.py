@@ -98,6 +98,26 @@ def test_either_modality_may_be_absent(absent):
     assert out[1 - absent] is not None
 
 
+def test_modality_guidance_needs_the_noise():
+    with pytest.raises(InputError, match="noise"):
+        guided_velocity(Model(), text(3.0, 2), modality_scale=2.0, **TIMES)(streams(), SIGMA)
+
+
+def test_each_clip_of_a_batch_may_be_given_something_else_under_guidance():
+    clean, _ = streams()
+    given = torch.zeros(2, 3, 1, 1, dtype=torch.bool)
+    given[0, 0] = given[1, 2] = True
+    conditioning = Conditioning(video=clean, video_given=given)
+    model = Model()
+    velocity = guided_velocity(
+        model, text(3.0, 2), text(1.0, 2), video_guidance=5.0, conditioning=conditioning, **TIMES
+    )
+    video, _ = velocity(streams(), SIGMA)
+    assert (video[0, :, 0] == 0).all()
+    assert (video[1, :, 2] == 0).all()
+    assert torch.allclose(video[0, :, 1:], torch.full_like(video[0, :, 1:], 1 + 5 * (3 - 1) + 0.5))
+
+
 @pytest.mark.parametrize("solver", [euler, heun])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_given_latents_come_out_bit_for_bit_and_the_rest_moves(solver, guidance):

@@ -14,6 +14,7 @@ from vidgen.media import (
     probe,
     read_clip,
     read_metadata,
+    read_sound,
     save_sheet,
     shown_size,
     write_video,
@@ -208,6 +209,13 @@ def test_tracks_that_start_at_different_times_are_aligned(tmp_path):
     assert clip.waveform is not None
     onset_s = (np.abs(clip.waveform) > 0.1).argmax() / clip.sample_rate_hz
     assert onset_s == pytest.approx(0.4, abs=0.002)
+
+
+def test_before_and_after_a_sound_that_is_shorter_than_its_picture_there_is_silence(tmp_path):
+    path = variable_rate_file(tmp_path / "short.mkv", range(0, 2600, 125), sound_from_ms=1000)  # half a second
+    assert np.abs(read_sound(path, RATE_HZ, 0.5, 2.0)).max() == 0
+    assert np.abs(read_sound(path, RATE_HZ, 0.5, 0.2)).max() == 0
+    assert np.abs(read_sound(path, RATE_HZ, 0.5, 1.0)).max() > 0.1
 
 
 def test_truncated_file_gives_the_good_prefix(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -25,6 +26,7 @@ from vidgen.config import DiTConfig, TrainConfig
 from vidgen.data.sampling import Layout
 from vidgen.data.source import Source
 from vidgen.errors import InputError
+from vidgen.generation import GenerationConfig
 from vidgen.loading import load_network
 from vidgen.stages import clip_spec
 from vidgen.tabletop.physics import main as simulate_scenes
@@ -190,10 +192,13 @@ def test_every_stage_learns_from_real_recordings_and_ends_in_a_model(monkeypatch
     with pytest.raises(InputError, match="latents of other data, clips or autoencoders"):
         run(monkeypatch, *command("dit", recordings, tmp_path / "other", *longer), *models)
 
+    led = dataclasses.replace(GenerationConfig.load(dit / "model"), modality_scale=2.0)
+    led.save(dit / "model")
     teacher = ("--teacher", dit / "model", "--latents", tmp_path / "latents")
     run(monkeypatch, *command("distill", recordings, tmp_path / "student", "steps=4", "log_every=1"), *teacher)
     student = VidGenPipeline.from_pretrained(tmp_path / "student" / "model")
     assert (student.generation.num_inference_steps, student.generation.guidance_scale) == (2, 1)
+    assert student.generation.modality_scale == 1  # the student was taught without
     assert student("bikes pass by").frames.shape == (1, 5, 32, 32, 3)
 
 

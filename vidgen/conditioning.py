@@ -250,16 +250,17 @@ def guided_velocity(
             None if x[0] is None else given.video_sigma(sigma[0]),
             None if x[1] is None else given.audio_sigma(sigma[1]),
         )
-        answer = under_text = (
-            call(_each(lambda stream: torch.cat((stream, stream)), x), levels, both_texts)
-            if guided
-            else call(x, levels, text)
-        )
         if guided:
-            scales = (video_guidance, audio_guidance)
-            answer = _each(guide, answer, scales)
-            under_text = _each(lambda both: both.chunk(2)[0], under_text)
+            # Levels of one row serve a batch of any size.
+            both_levels = _each(lambda rows: rows if len(rows) == 1 else torch.cat((rows, rows)), levels)
+            answer = call(_each(lambda stream: torch.cat((stream, stream)), x), both_levels, both_texts)
+            under_text = _each(lambda both: both.chunk(2)[0], answer)
+            answer = _each(guide, answer, (video_guidance, audio_guidance))
+        else:
+            answer = under_text = call(x, levels, text)
         if modality_scale != 1 and all(stream is not None for stream in x):
+            if any(drawn is None for drawn in noise):
+                raise InputError("modality guidance needs the noise that both streams start from")
             beyond = modality_scale - 1
             alone = beside_noise(x, levels)
             answer = _each(lambda v, joint, own: v + beyond * (joint - own), answer, under_text, alone)

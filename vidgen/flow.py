@@ -32,7 +32,7 @@ class FlowConfig:
     video_weight: float = 1.0
     audio_weight: float = 1.0
     focus_weight: float = 1.0
-    """How much a video latent in focus counts beside one that is not; the mean weight of a batch is 1."""
+    """How many times a video latent in focus counts, which makes the video's share of the loss larger, too."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shared: float = 0.9
@@ -320,8 +320,7 @@ def flow_loss(
     for name, (error, sigma, counts, weight) in errors.items():
         error = error.where(counts, 0)
         if name == "video" and focus is not None:
-            emphasis = torch.where(focus.bool(), config.focus_weight, 1.0)
-            loss = loss + weight * (error * (emphasis / emphasis.mean())).mean()
+            loss = loss + weight * (error * torch.where(focus.bool(), config.focus_weight, 1.0)).mean()
         else:
             loss = loss + weight * error.mean()
         parts[name] = error.detach().sum() / counts.sum().clamp(min=1)

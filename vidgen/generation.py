@@ -135,6 +135,11 @@ class GenerationConfig:
         return config
 
 
+def words_known(folder: Path) -> list[str]:
+    """The words that a model says it learned from; none where it does not say."""
+    return GenerationConfig.load(folder).words if (folder / FILE_NAME).is_file() else []
+
+
 def words_of(captions: Iterable[Sequence[str]]) -> list[str]:
     """All words of captions, each with its wordings, once, in lower case and sorted."""
     return sorted({word for wordings in captions for text in wordings for word in WORD.findall(text.lower())})

@@ -178,8 +178,9 @@ def read_sound(path: Source, sample_rate_hz: int, max_duration_s: float, start_s
     duration = Fraction(max(0.0, max_duration_s if lasts_s is None else min(lasts_s, max_duration_s)))
     waveform, _, heard_s = _read_sound(path, origin_s + start_s, duration, sample_rate_hz)
     if waveform is not None and lasts_s is None:  # the file does not tell, so its sound does
-        waveform = waveform[: round(heard_s * sample_rate_hz)]
-    if waveform is None or not waveform.size or heard_s <= 0:
+        waveform = waveform[: max(0, round(heard_s * sample_rate_hz))]
+    # After the end of a sound that is shorter than its picture there is silence.
+    if waveform is None or not waveform.size or (start_s == 0 and heard_s <= 0):
         raise InputError(f"{name_of(path)}: has no sound")
     return waveform
 

@@ -20,7 +20,7 @@ from . import config
 from .caching import at_hand, held_back_latents, latent_clips, latent_deviations
 from .clip import ClipSpec, Compression
 from .errors import InputError
-from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_of
+from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_known, words_of
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import prompt_sheet, some_captions
@@ -152,8 +152,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
     if args.model is not None:
         own = GenerationConfig.load(args.model)
     words = words_of(dataset.captions)
-    if args.model is not None:  # and what was learned before, if that is known
-        words = sorted({*words, *own.words}) if own.words else []
+    if args.init is not None:  # and what was learned before, if that is known
+        known = own.words or words_known(args.init.parent)
+        words = sorted({*words, *known}) if known else []
     own = dataclasses.replace(own, words=words if len(words) <= FEW_WORDS else [])
 
     def pipeline(average: Any, version: str = "in training") -> Any:
@@ -229,6 +230,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
             num_inference_steps=settings.student_steps,
             guidance_scale=1.0,
             audio_guidance_scale=1.0,
+            modality_scale=1.0,
             solver="euler",
             model_version=f"{own.model_version}, {settings.student_steps}-step student",
         )

@@ -35,7 +35,7 @@ def onset_times_s(
     sample_rate_hz: int,
     *,
     min_separation_s: float = 0.05,
-    threshold_db: float = 2.5,
+    threshold_db: float = 2.2,
     floor_db: float = -40.0,
 ) -> np.ndarray:
     """The moments at which something begins to sound.
@@ -61,7 +61,7 @@ def onset_times_s(
         return np.zeros(0)
     # Silence, or a steady noise: four times the power that a band has in its quieter moments.
     quiet = np.maximum(loudest * 10 ** (floor_db / 10), 4 * np.quantile(bands, 0.2, axis=0))
-    rise_db = 10 * np.log10((bands + quiet) / (_past_maximum(bands, 4, 20) + quiet))
+    rise_db = 10 * np.log10((bands + quiet) / (_past_maximum(bands, 4, 13) + quiet))
     flux = np.maximum(rise_db, 0.0).mean(1)
 
     reach = round(0.1 / HOP_S)
