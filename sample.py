@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
     defaults = GenerationConfig.load(args.model)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
-    notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
+    if not args.lora:  # which may have taught it further words
+        notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
     if notes:
         print("; ".join(notes), file=sys.stderr)
     if args.camera is not None:

@@ -1,12 +1,12 @@
 """Who is scored: models, whose missing clips are made, or clips that are there; and what distances are taken from."""
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vidgen.errors import InputError
+from vidgen.files import labels
 from vidgen.tabletop.archive import load_trajectories
 
 from .distribution import clip_files
@@ -55,16 +55,6 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         contenders.append(Contender(name, made, facts, model))
     others = zip(names[len(args.model) :], args.clips, strict=True)
     return contenders + [Contender(name, matched(folder, asked)) for name, folder in others]
-
-
-def labels(models: Sequence[Path]) -> list[str]:
-    """A short name for each model's folder, no two alike: ``weights``, or ``dit-model`` of ``runs/out/dit/model``."""
-    names = [model.resolve().name for model in models]
-    names = [
-        f"{model.resolve().parent.name}-{name}" if name == "model" or names.count(name) > 1 else name
-        for name, model in zip(names, models, strict=True)
-    ]
-    return [f"{name}-{index}" if names.count(name) > 1 else name for index, name in enumerate(names, 1)]
 
 
 def part(text: str | None) -> tuple[int, int]:

@@ -22,8 +22,8 @@ def form(**fields):
     return Form(**(values | fields))
 
 
-def studio(pipeline, folder):
-    return app.Studio(pipeline, SHIPPED_MODEL, folder / "clips", folder)
+def studio(pipeline, folder, loras=()):
+    return app.Studio(pipeline, SHIPPED_MODEL, folder / "clips", folder, loras)
 
 
 def write_files(folder):

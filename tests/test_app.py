@@ -1,5 +1,7 @@
 """The page, from the fields to the clip, without a browser."""
 
+import dataclasses
+import json
 import shlex
 import sys
 import threading
@@ -13,8 +15,8 @@ from PIL import Image
 
 from tests.page import OWN, form, studio, write_files
 from tests.test_pipeline import make_pipeline
-from vidgen import app, app_page, media
-from vidgen.app_form import Material, frames_at, plain, save_mask, sizes, spread
+from vidgen import app, app_html, app_page, media
+from vidgen.app_form import OWN_LENGTH, Material, adapter_labels, frames_at, plain, save_mask, sizes, spread
 from vidgen.errors import InputError
 from vidgen.generation import SHIPPED_MODEL, GenerationConfig
 from vidgen.inspect import command
@@ -58,6 +60,8 @@ def test_an_untouched_length_is_the_models_own(files):
     assert parsed(files, duration_s=0.7, names=["clip.mp4"], task="extend").duration is None
     assert parsed(files, names=["sound.wav"]).duration is None
     assert parsed(files, duration_s=0.7, names=["sound.wav"]).duration == 0.7
+    assert parsed(files, names=["clip.mp4"], task="sound").duration is None
+    assert parsed(files, duration_s=0.7, names=["clip.mp4"], task="sound").duration == 0.7
 
 
 def test_what_is_dropped_decides_the_mode(files):
@@ -108,6 +112,32 @@ def test_pictures_are_seen_at_their_moments(files):
             parsed(files, names=names, moments=moments)
 
 
+@pytest.mark.parametrize("num_frames", [9, 49, 53, 65, 77])
+def test_the_last_picture_of_several_is_seen_in_the_last_frame(num_frames):
+    own = GenerationConfig(num_frames=num_frames)
+    for count in (2, 3, 5):
+        places = frames_at(spread(count, own), count, own)
+        assert (places[0], places[-1]) == (0, num_frames - 1)
+        assert sorted(set(places)) == places
+
+
+def events(page):
+    """What the page does when its fields are used, by name."""
+    return {event.name: event.fn for event in page.fns.values()}
+
+
+@pytest.mark.parametrize("task", ["", "first", *Material(clip=Path("clip.mp4")).tasks])
+def test_a_length_that_counts_is_one_that_is_seen(pipeline, files, tmp_path, task):
+    pytest.importorskip("gradio")
+    names = {"": ["sound.wav"], "first": ["sound.wav", "a.png"]}.get(task, ["clip.mp4"])
+    page = app_page.build(studio(pipeline, tmp_path), 10.0)
+    changed = events(page)["of_task"]([str(files / name) for name in names], task or None)
+    (slider,) = (value for field, value in changed.items() if field.elem_id == "duration")
+    args = parsed(files, names=names, task=task, duration_s=0.7, drawn=strokes((slice(0, 9), slice(0, 9))))
+    assert slider.visible == (args.duration is not None) == (task not in OWN_LENGTH)
+    assert ("the sound's" in slider.label) == (args.audio is not None)
+
+
 def strokes(*places, size=(64, 96)):
     """As Gradio's editor gives what was drawn, on a picture of half the clip's size."""
     layer = np.zeros((*size, 4), np.uint8)
@@ -132,6 +162,13 @@ def test_a_drawn_place_becomes_a_mask_of_the_clips_size(files, tmp_path):
     assert (args.mask, args.replace, args.strength) == (files / path.name, (0.1, 0.3), None)
     args = parsed(files, names=["clip.mp4", "a.png"], replace_from_s=0, replace_to_s=0, strength=0.6)
     assert (args.mask, args.replace, args.strength) == (files / "a.png", None, 0.6)
+
+
+def test_adapters_are_told_apart_by_short_names(tmp_path):
+    paths = ["out/night/model", "out/day/model", "style.safetensors:0.5", f"fog/{FILE_NAME}", "rain.v2", "rain.v2:0.5"]
+    texts = [f"{tmp_path}/{path}" for path in paths]
+    labels = ["night-model", "day-model", "style:0.5", "fog", "rain.v2", "rain.v2:0.5"]
+    assert adapter_labels(texts) == dict(zip(labels, texts, strict=True))
 
 
 def test_messages_speak_of_fields_not_of_flags_or_folders():
@@ -163,8 +200,8 @@ def shown(tmp_path):
     return folder
 
 
-def options(folder, **fields):
-    args = parse_args(form(**fields).words(OWN, folder))
+def options(folder, adapters=None, **fields):
+    args = parse_args(form(**fields).words(OWN, folder, adapters))
     args.model, args.output = SHIPPED_MODEL, folder
     return args
 
@@ -219,13 +256,41 @@ def test_adapters_are_in_the_clips_that_choose_them(tmp_path, shown):
     save_lora(adapted, tmp_path / FILE_NAME, {})
     chosen = f"{tmp_path}:0.5"
     plain_clip, styled, after = (
-        list(make(pipeline, options(tmp_path, loras=loras), shown))[-1] for loras in ([], [chosen], [])
+        list(make(pipeline, options(tmp_path, {"style": chosen}, loras=loras), shown))[-1]
+        for loras in ([], ["style"], [])
     )
     frames = [media.read_clip(clip.path).frames for clip in (plain_clip, styled, after)]
     assert np.array_equal(frames[0], frames[2])
     assert not np.array_equal(frames[0], frames[1])
     assert f"--lora {chosen}" in command(styled.tags)
     assert "--lora" not in command(after.tags)
+    shop = studio(pipeline, tmp_path, [chosen])
+    (label,) = shop.adapters
+    assert [shop.labels_of(clip) for clip in (plain_clip, styled)] == [[], [label]]
+    assert f"<dt>Adapters</dt><dd>{label}</dd>" in app_html.details(styled, shop.labels_of(styled))
+
+
+def test_visitors_see_labels_of_adapters_and_choose_by_them(pipeline, tmp_path):
+    pytest.importorskip("gradio")
+    folder = tmp_path / "secret"
+    shop = studio(pipeline, tmp_path, [f"{folder}/night/model", f"{folder}/day/model:0.5"])
+    said = json.dumps(app_page.build(shop, 10.0).get_config_file(), default=str)
+    assert "night-model" in said
+    assert "day-model:0.5" in said
+    assert "secret" not in said
+    args = parse_args(form(loras=["day-model:0.5"]).words(OWN, tmp_path, shop.adapters))
+    assert args.lora == [f"{folder}/day/model:0.5"]
+
+
+def test_words_that_an_adapter_may_have_taught_are_not_called_unknown(tmp_path, shown, monkeypatch):
+    pipeline = make_pipeline()
+    pipeline.generation = dataclasses.replace(pipeline.generation, words=["a", "ball"])
+    monkeypatch.setattr(pipeline, "use_loras", lambda loras: None)
+    plain_clip, styled = (
+        list(make(pipeline, options(tmp_path, {"style": "style"}, loras=loras), shown))[-1] for loras in ([], ["style"])
+    )
+    assert "never learned from: red" in " ".join(plain_clip.notes)
+    assert styled.notes == ()
 
 
 def workers():
@@ -309,13 +374,14 @@ def test_a_preview_of_all_latent_frames_is_the_decoded_clip(pipeline):
         ({"files": ["clip.mp4"], "task": "place"}, "draw over the place"),
         ({"files": ["clip.mp4"], "task": "vary", "strength": 0}, "strength lies above 0"),
         ({"files": ["a.png", "b.jpg", "c.png"], "moments": "0, 0.1, 9"}, "lies outside the clip"),
-        ({"loras": ["absent.safetensors"]}, "no such LoRA"),
+        ({"loras": ["absent"]}, "no such LoRA"),
+        ({"loras": ["/etc/passwd"]}, "no adapter on offer is called"),
     ],
 )
 def test_bad_input_is_told_in_a_line(pipeline, files, tmp_path, fields, reason):
     values = form(**fields | {"files": [str(files / name) for name in fields.get("files", ())]})
     with pytest.raises(InputError, match=reason) as caught:
-        list(studio(pipeline, tmp_path).make("visitor", *vars(values).values()))
+        list(studio(pipeline, tmp_path, ["absent.safetensors"]).make("visitor", *vars(values).values()))
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.glob("**/*.mp4"))
 

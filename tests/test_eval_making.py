@@ -17,6 +17,7 @@ from eval.verifier import Seen
 from tests.scoring import FPS, RATE_HZ, FakeModel, call, click, model_folder, moving, prompt_file
 from tests.test_eval import ASKED
 from vidgen.errors import InputError
+from vidgen.files import labels
 from vidgen.generation import GenerationConfig
 from vidgen.media import read_clip, write_video
 from vidgen.published import PublishedModel
@@ -170,9 +171,9 @@ def test_clips_of_another_program_are_found_by_their_captions(tmp_path):
 
 
 def test_models_of_the_same_name_are_told_apart(tmp_path):
-    assert contenders.labels([tmp_path / "weights"]) == ["weights"]
-    assert contenders.labels([tmp_path / "dit/model", tmp_path / "student/model"]) == ["dit-model", "student-model"]
-    assert len(set(contenders.labels([tmp_path / "x/a", tmp_path / "y/a", tmp_path / "y/x/a"]))) == 3
+    assert labels([tmp_path / "weights"]) == ["weights"]
+    assert labels([tmp_path / "dit/model", tmp_path / "student/model"]) == ["dit-model", "student-model"]
+    assert len(set(labels([tmp_path / "x/a", tmp_path / "y/a", tmp_path / "y/x/a"]))) == 3
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------

@@ -184,3 +184,11 @@ def test_words_that_no_caption_had_are_told():
     assert own.notes_on("a red ball") == []
     assert GenerationConfig().notes_on("a dragon") == []
     assert GenerationConfig.load(SHIPPED_MODEL).notes_on("a small red metal ball drops onto a wooden floor") == []
+
+
+@pytest.mark.parametrize(("lora", "is_told"), [([], True), (["--lora", "style"], False)])
+def test_words_that_an_adapter_may_have_taught_are_not_called_unknown(lora, is_told, tmp_path, monkeypatch, capsys):
+    GenerationConfig(words=["a", "ball"]).save(tmp_path)
+    monkeypatch.setattr(sample, "make", lambda *_: None)
+    sample.main(["--prompt", "a red ball", "--model", str(tmp_path), "--output", str(tmp_path / "clips"), *lora])
+    assert ("never learned from: red" in capsys.readouterr().err) is is_told

@@ -9,7 +9,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .options import Parser, parse_args
 if TYPE_CHECKING:
     import gradio as gr
 
+    from .making import Made
     from .pipeline import VidGenPipeline
 
 IDEAS = (
@@ -60,12 +61,23 @@ class Studio:
 
     Args:
         pictures: a folder under the system's temporary one, for what is shown: Gradio serves copies from there.
+        loras: adapters to choose from, each ``PATH[:SCALE]``; visitors see their labels only.
     """
 
-    def __init__(self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path):
+    def __init__(
+        self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path, loras: Sequence[str] = ()
+    ):
+        from .app_form import adapter_labels
+
         self.pipeline, self.model, self.output, self.pictures = pipeline, model, output, pictures
+        self.adapters = adapter_labels(loras)  # by label
         self.turn = threading.Lock()
         self.stops: dict[str, threading.Event] = {}  # of the visitors whose clips are being made
+
+    def labels_of(self, clip: "Made") -> list[str]:
+        """The adapters that a clip was made with."""
+        texts = clip.settings.get("lora", [])
+        return [label for label, text in self.adapters.items() if text in texts]
 
     def stop(self, visitor: str) -> None:
         """End what is made for a visitor with the step that is being done."""
@@ -82,7 +94,7 @@ class Studio:
         from .app_form import Form
         from .making import Made, Stopped, make
 
-        args = parse_args(Form(*values).words(self.pipeline.generation, self.output))
+        args = parse_args(Form(*values).words(self.pipeline.generation, self.output, self.adapters))
         args.model, args.output = self.model, self.output
         stop = self.stops[visitor] = threading.Event()
         start_s, strip = time.perf_counter(), ""
@@ -166,9 +178,9 @@ def main() -> None:
     pipeline = VidGenPipeline.from_pretrained(args.model, device=choose_device(args.device))
     pipeline.use_loras([Lora.parse(text) for text in args.lora])  # what does not fit is told now
     with tempfile.TemporaryDirectory(prefix="vidgen-") as pictures:
-        studio = Studio(pipeline, args.model, args.output, Path(pictures))
+        studio = Studio(pipeline, args.model, args.output, Path(pictures), args.lora)
         ideas = IDEAS if args.model == SHIPPED_MODEL else ()
-        launch(build(studio, args.max_duration, ideas, args.lora), args)
+        launch(build(studio, args.max_duration, ideas), args)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .files import replacing
+from .files import labels, replacing
 from .generation import GenerationConfig
+from .lora import FILE_NAME, Lora
 from .media import CLIP_SUFFIXES, IMAGE_SUFFIXES, SOUND_SUFFIXES, probe
 
 SUFFIXES = {"image": IMAGE_SUFFIXES, "video": CLIP_SUFFIXES, "audio": SOUND_SUFFIXES}
@@ -34,8 +35,8 @@ CLIP_TASKS = {
     "vary": "Vary it",
     "sound": "New picture for its sound",
 }
-OWN_LENGTH = tuple(CLIP_TASKS)
-"""Tasks in which what is given decides how long the clip is."""
+OWN_LENGTH = tuple(name for name in CLIP_TASKS if name != "sound")
+"""Tasks in which what is given decides how long the clip is, whatever else is asked for."""
 WITH_SPAN, WITH_STRENGTH = ("replace", "place"), ("replace", "place", "vary")
 STREAMS = {"": "picture and sound", "video": "picture", "audio": "sound"}
 OWN_STRENGTH = {"vary": 0.5}
@@ -116,11 +117,14 @@ class Form:
     loop: bool
     with_sound: bool
 
-    def words(self, own: GenerationConfig, masks: Path) -> list[str]:
+    def words(self, own: GenerationConfig, masks: Path, adapters: Mapping[str, str] | None = None) -> list[str]:
         """The words of a ``sample.py`` command, for ``options.parse_args``; a mask that was drawn goes into ``masks``.
 
+        Args:
+            adapters: those that may be chosen, ``PATH[:SCALE]`` by label.
+
         Raises:
-            InputError: files that do not go together, or a seed that is no number.
+            InputError: files that do not go together, a seed that is no number, or an adapter that is not on offer.
         """
         material = Material.of(self.files)
         task = self.task if self.task in material.tasks else next(iter(material.tasks), None)
@@ -140,7 +144,11 @@ class Form:
         if is_moved and task not in OWN_LENGTH:  # else a sound that is given decides
             words.append(f"--duration={self.duration_s}")
         words += [f"--camera={self.camera}"] if self.camera else []
-        words += ["--lora", *self.loras] if self.loras else []
+        loras, on_offer = self.loras or [], adapters or {}
+        unknown = [label for label in loras if label not in on_offer]
+        if unknown:
+            raise InputError(f"no adapter on offer is called {unknown[0]!r}")
+        words += ["--lora", *(on_offer[label] for label in loras)] if loras else []
         words += ["--loop"] if self.loop else []
         words += [] if self.with_sound else ["--no-audio"]
         if material.sound is not None:
@@ -193,7 +201,18 @@ def spread(count: int, own: GenerationConfig) -> str:
     """Moments for so many pictures, evenly over a clip of the model's own length, as ``frames_at`` reads them."""
     last_s = float((own.num_frames - 1) / Fraction(own.frame_rate))
     times_s = np.linspace(0, last_s, count) if count > 1 else [last_s / 2]
-    return ", ".join(f"{time_s:.2g}" for time_s in times_s)
+    return ", ".join(f"{int(time_s * 1000) / 1000:g}" for time_s in times_s)  # rounded up, the last would lie outside
+
+
+def adapter_labels(loras: Sequence[str]) -> dict[str, str]:
+    """Adapters, each ``PATH[:SCALE]``, by short names that tell nothing of the folders they lie in but the last."""
+    parsed = {text: Lora.parse(text) for text in loras}
+    paths = list(dict.fromkeys(lora.path for lora in parsed.values()))
+    named = [path.parent if path.name == FILE_NAME else path for path in paths]
+    named = [path.with_suffix("") if path.suffix == ".safetensors" else path for path in named]
+    names = dict(zip(paths, labels(named), strict=True))
+    scales = {text: "" if lora.scale == 1 else f":{lora.scale:g}" for text, lora in parsed.items()}
+    return {f"{names[lora.path]}{scales[text]}": text for text, lora in parsed.items()}
 
 
 def save_mask(drawn: Mapping[str, Any] | None, clip: Path, folder: Path) -> Path:

@@ -128,8 +128,8 @@ def done(clip: Made) -> str:
     return f'<div class="stage done"><p class="note" role="status">{html.escape(" ".join(said))}</p></div>'
 
 
-def details(clip: Made) -> str:
-    """How a clip was made, and the command that makes it again."""
+def details(clip: Made, adapters: Sequence[str] = ()) -> str:
+    """How a clip was made, with ``adapters`` of these labels, and the command that makes it again."""
     own = clip.settings
     facts = {
         "Seed": clip.tags["seed"],
@@ -143,8 +143,8 @@ def details(clip: Made) -> str:
         facts["Keep away from"] = own["negative_prompt"]
     if own.get("camera"):
         facts["Camera"] = own["camera"].replace("-", " ")
-    if own.get("lora"):
-        facts["Adapters"] = ", ".join(own["lora"])
+    if adapters:
+        facts["Adapters"] = ", ".join(adapters)
     if own.get("given"):
         facts["Given"] = ", ".join(f"{name.replace('_', ' ')} {said(value)}" for name, value in own["given"].items())
     rows = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())

@@ -3,14 +3,14 @@
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import app_form, app_html
 from .app_form import Form, Material, plain
 from .errors import InputError
-from .lora import Lora
+from .making import Made
 from .media import read_clip
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .app import Studio
 
 KEPT_S = 86400  # of copies that the page has served
+LENGTH = "Length in seconds"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -32,12 +33,11 @@ def import_gradio() -> Any:
     return gradio
 
 
-def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), loras: Sequence[str] = ()) -> "gr.Blocks":
+def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = ()) -> "gr.Blocks":
     """The page with its events.
 
     Args:
         ideas: prompts to start from.
-        loras: adapters to choose from, each ``PATH[:SCALE]``.
     """
     gr = import_gradio()
     own = studio.pipeline.generation
@@ -74,7 +74,7 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                 moments = gr.Textbox(label="Seconds at which the pictures are seen", max_lines=1, visible=False,
                                      elem_id="moments")  # fmt: skip
                 duration_s = gr.Slider(0.1, max_duration_s, value=round(own_s, 1), step=app_form.DURATION_STEP_S,
-                                       label="Length in seconds", elem_id="duration")  # fmt: skip
+                                       label=LENGTH, elem_id="duration")  # fmt: skip
                 with gr.Row():
                     sizes = app_form.sizes(own)
                     size = gr.Dropdown(sizes, value=sizes[0][1], label="Size", allow_custom_value=True, min_width=150,
@@ -92,8 +92,8 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                     negative_prompt = gr.Textbox(label="Keep away from", max_lines=3, max_length=2000)
                     moves = [("as the prompt says", ""), *((name.replace("-", " "), name) for name in own.cameras)]
                     camera = gr.Dropdown(moves, value="", label="Camera", visible=len(moves) > 1)
-                    names = [(Lora.parse(text).path.stem, text) for text in loras]
-                    adapters = gr.CheckboxGroup(names, value=list(loras), label="Adapters (LoRA)", visible=bool(loras),
+                    names = list(studio.adapters)
+                    adapters = gr.CheckboxGroup(names, value=names, label="Adapters (LoRA)", visible=bool(names),
                                                 elem_id="adapters")  # fmt: skip
                     with gr.Row():
                         loop = gr.Checkbox(False, label="Loop", min_width=100)
@@ -120,17 +120,21 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                   with_sound]  # fmt: skip
         assert len(fields) == len(Form.__dataclass_fields__)
 
-        def on_stage(clip):
+        def on_stage(clip: Made) -> dict[Any, Any]:
             return {
                 shown: clip,
                 result: gr.Column(visible=True),
                 video: clip.copy,
                 sheet: clip.sheet,
-                details: app_html.details(clip),
+                details: app_html.details(clip, studio.labels_of(clip)),
                 download: clip.copy,
             }
 
-        def run(request: gr.Request, made, *values):  # type: ignore[name-defined]
+        def run(
+            request: gr.Request,  # type: ignore[name-defined]
+            made: list[Made],
+            *values: Any,
+        ) -> Iterator[dict[Any, Any]]:
             given = values[1]
             try:
                 for state in studio.make(request.session_hash, *values):
@@ -156,19 +160,19 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                 yield {stage: app_html.wrong(said)}
                 raise gr.Error(said, title="Not made", print_exception=False) from error
 
-        def begin():
+        def begin() -> tuple[Any, ...]:
             return app_html.WAITING, gr.Button(interactive=False), gr.Button(interactive=True)
 
-        def rest(said):
+        def rest(said: str) -> tuple[Any, ...]:
             """Also after a failure, as when the queue is full and nothing began."""
             said = app_html.WELCOME if said == app_html.WAITING else said
             return said, gr.Button(interactive=True), gr.Button(interactive=False)
 
-        def stopped(request: gr.Request):  # type: ignore[name-defined]
+        def stopped(request: gr.Request) -> tuple[Any, ...]:  # type: ignore[name-defined]
             studio.stop(request.session_hash)
             return app_html.STOPPED, gr.Button(interactive=True), gr.Button(interactive=False)
 
-        def drop(dropped):
+        def drop(dropped: list[str] | None) -> dict[Any, Any]:
             try:
                 material = Material.of(dropped)
                 said = app_html.dropped(dropped, material)
@@ -182,7 +186,7 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                 **of_task(dropped, chosen),
             }
 
-        def of_task(dropped, chosen):
+        def of_task(dropped: list[str] | None, chosen: str | None) -> dict[Any, Any]:
             """The fields that a task needs."""
             material, picture = Material(), None
             with suppress(InputError):
@@ -190,7 +194,7 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                 if chosen == "place" and material.clip is not None and not material.pictures:
                     picture = read_clip(material.clip, max_frames=1, with_sound=False).frames[0]
             is_place = chosen == "place"
-            has_length = chosen in app_form.OWN_LENGTH or material.sound is not None
+            has_sound = material.sound is not None or chosen == "sound"
             return {
                 extend_s: gr.Slider(visible=chosen in ("extend", "lead")),
                 drawn: gr.ImageEditor(picture, visible=picture is not None),
@@ -199,23 +203,26 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = (), lo
                 replace_to_s: gr.Number(0.0 if is_place else 1.0, label=f"to second{' (0: all)' * is_place}"),
                 anew: gr.Radio(visible=chosen == "replace"),
                 strength: gr.Slider(
-                    value=app_form.OWN_STRENGTH.get(chosen, 1.0), visible=chosen in app_form.WITH_STRENGTH
+                    value=app_form.OWN_STRENGTH.get(chosen or "", 1.0), visible=chosen in app_form.WITH_STRENGTH
                 ),
                 moments: gr.Textbox(app_form.spread(len(material.pictures), own), visible=chosen == "moments"),
-                duration_s: gr.Slider(visible=not has_length),
+                duration_s: gr.Slider(
+                    visible=chosen not in app_form.OWN_LENGTH,
+                    label=LENGTH + " (until it is moved, the sound's)" * has_sound,
+                ),
             }
 
-        def settings_of(clip):
+        def settings_of(clip: Made) -> tuple[Any, ...]:
             """The fields as they were for a clip; its files have to be dropped again."""
             settings = clip.settings
             return (
                 clip.tags["prompt"], round(clip.duration_s, 2), f"{settings['width']}x{settings['height']}",
                 clip.tags["seed"], settings["num_inference_steps"], settings["guidance_scale"],
                 settings["audio_guidance_scale"], settings["negative_prompt"], settings.get("camera", ""),
-                settings.get("lora", []), settings.get("loop", False), settings.get("with_audio", True),
+                studio.labels_of(clip), settings.get("loop", False), settings.get("with_audio", True),
             )  # fmt: skip
 
-        def choose(made, event: gr.SelectData):  # type: ignore[name-defined]
+        def choose(made: list[Made], event: gr.SelectData) -> dict[Any, Any]:  # type: ignore[name-defined]
             clip = made[event.index]
             return {stage: app_html.done(clip), **on_stage(clip)}
 

@@ -168,8 +168,9 @@ def _make(
         pictures / f"{path.stem}-sheet.png", [contact_sheet(frames, waveform, spec.sample_rate_hz, title)]
     )
     poster = save_poster(pictures / f"{path.stem}.png", frames)
-    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s,
-                (*notes, *pipeline.generation.notes_on(prompt)))  # fmt: skip
+    if not args.lora:  # which may have taught it further words
+        notes += pipeline.generation.notes_on(prompt)
+    return Made(str(path), str(copy), str(sheet), str(poster), tags, time.perf_counter() - start_s, tuple(notes))
 
 
 def save_poster(path: Path, frames: np.ndarray) -> Path:
