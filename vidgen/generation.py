@@ -135,6 +135,21 @@ class GenerationConfig:
         return config
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are denoised: steps of which solver, and how strongly the prompt rules each stream."""
+
+    steps: int
+    guidance_scale: float
+    audio_guidance_scale: float
+    modality_scale: float
+    solver: str
+
+    @property
+    def is_guided(self) -> bool:
+        return not self.guidance_scale == self.audio_guidance_scale == 1
+
+
 def words_known(folder: Path) -> list[str]:
     """The words that a model says it learned from; none where it does not say."""
     return GenerationConfig.load(folder).words if (folder / FILE_NAME).is_file() else []

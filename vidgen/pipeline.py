@@ -1,7 +1,7 @@
 """From a prompt to frames and a waveform."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from .conditioning import Conditioning, Text, encode_given, guided_velocity
 from .data.source import to_float, to_uint8
 from .dit.model import JointDiT
 from .errors import InputError
-from .generation import GenerationConfig
+from .generation import GenerationConfig, Sampling
 from .given import Given
 from .loading import execution_device
 from .loop import close_loop, looped_spec
@@ -43,21 +43,6 @@ if TYPE_CHECKING:
 
 SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
 DECODED_AT_ONCE = 16  # latent frames; decoding in turns gives the same frames in bounded memory
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How latents are denoised: steps of which solver, and how strongly the prompt rules each stream."""
-
-    steps: int
-    guidance_scale: float
-    audio_guidance_scale: float
-    modality_scale: float
-    solver: str
-
-    @property
-    def is_guided(self) -> bool:
-        return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
 class VidGenPipeline(LoraPipeline, FolderPipeline):

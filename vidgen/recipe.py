@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .clip import ClipSpec
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig
+from .generation import SHIPPED_MODEL, GenerationConfig, Sampling
 
 if TYPE_CHECKING:
+    from .generation import Sampling
     from .given import Given
-    from .pipeline import Sampling, VidGenPipeline
+    from .pipeline import VidGenPipeline
 
 IN_ONE_GO = 2
 """Clips of up to so many times the length that a model knows are made at once, as are all with given material."""

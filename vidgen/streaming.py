@@ -22,7 +22,8 @@ from .errors import InputError
 from .solvers import State
 
 if TYPE_CHECKING:
-    from .pipeline import Sampling, VidGenPipeline
+    from .generation import Sampling
+    from .pipeline import VidGenPipeline
 
 ENDING_LATENTS = 2
 """So many audio latents at the end of a window are made anew by the next one: in training a clip's last latents stand
