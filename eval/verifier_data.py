@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidgen.tabletop.captions import attributes, sample_look
-from vidgen.tabletop.render import COMPILE_FROM_FRAMES, camera_path, render
+from vidgen.tabletop.render import COMPILE_FROM_FRAMES, render
 from vidgen.tabletop.scene import (
     ACTIONS,
     CAMERAS,
@@ -24,6 +24,7 @@ from vidgen.tabletop.scene import (
     Look,
     Trajectory,
 )
+from vidgen.tabletop.shot import camera_path
 from vidgen.tabletop.staging import DENSITY_KG_M3
 
 from .networks import CROP, DIRECTIONS, FRAME_RATE_HZ, MAX_BODIES, PAIR_FRAMES, PICTURE, SMALL, TRACK_FEATURES, WIDE

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from vidgen.errors import InputError
-from vidgen.tabletop.render import BASE_TARGET_M, COLOURS_RGB, body_rectangles, camera_path, render
+from vidgen.tabletop.render import render
 from vidgen.tabletop.scene import CAMERAS, COLOURS, FLOORS, MATERIALS, SHAPES, Body, Look, Trajectory
+from vidgen.tabletop.shot import BASE_TARGET_M, COLOURS_RGB, body_rectangles, camera_path
 
 POSES = 49
 

@@ -18,8 +18,9 @@ from eval.verifier import Found, Verifier
 from tests.test_eval import ASKED, finding, scene
 from vidgen.errors import InputError
 from vidgen.tabletop.captions import SYNONYMS
-from vidgen.tabletop.render import camera_path, render
+from vidgen.tabletop.render import render
 from vidgen.tabletop.scene import COLOURS, Look, is_held_out
+from vidgen.tabletop.shot import camera_path
 
 # --- lists of prompts -----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from ..clip import ClipSpec
 from ..errors import InputError
 from .captions import SPLITS, attributes, can_be_held_out, describe, events, sample_look
-from .render import body_rectangles, render
+from .render import render
 from .scene import POSE_RATE_HZ, Trajectory
+from .shot import body_rectangles
 from .sound import synthesise
 
 Key = tuple[int, int]
