@@ -18,7 +18,8 @@ from vidgen.placement import GIB, Placement, choose
 from vidgen.published import Asked, PublishedModel, as_frames, as_waveform, open_model
 from vidgen.published_folders import is_published
 
-from .tiny_pipelines import TextOnlyProcessor, save
+from .tiny_parts import TextOnlyProcessor
+from .tiny_pipelines import save
 
 SOUND = {"ltx2": 24000, "kandinsky6": 44100, "cosmos3": 16000}
 RATES = {"ltx": 25, "wan": 16, "wan22": 16, "cogvideox": 8, "mochi": 30, "anyflow": 16, "sana_video": 16}

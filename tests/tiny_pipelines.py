@@ -3,7 +3,6 @@
 ``FAMILIES[name](folder)`` writes one; nothing is downloaded: the tokenizers know letters only.
 """
 
-import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,49 +12,16 @@ import pytest
 import torch
 import transformers
 
-LETTERS = string.ascii_letters + string.digits + string.punctuation + " "
-
-
-def t5_tokenizer() -> Any:
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
-    vocabulary = [(piece, -float(index)) for index, piece in enumerate(dict.fromkeys(pieces))]
-    return transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=64)
-
-
-def t5_encoder() -> Any:
-    config = transformers.T5Config(
-        vocab_size=128, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, is_encoder_decoder=False
-    )
-    return transformers.T5EncoderModel(config).eval()
-
-
-def byte_vocabulary(*special: str) -> dict[str, int]:
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return {piece: index for index, piece in enumerate([*special, *sorted(ByteLevel.alphabet())])}
-
-
-def qwen_tokenizer() -> Any:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
-    tokenizer = transformers.Qwen2Tokenizer(vocab=byte_vocabulary(*special), merges=[], model_max_length=4096)
-    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}<|im_end|>\n{% endfor %}"
-    )
-    return tokenizer
-
-
-def gemma_tokenizer() -> Any:
-    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(letters))}
-    return transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64)
-
-
-def wan_vae() -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
+from .tiny_parts import (
+    TextOnlyProcessor,
+    byte_vocabulary,
+    gemma_tokenizer,
+    llama_tokenizer,
+    qwen_tokenizer,
+    t5_encoder,
+    t5_tokenizer,
+    wan_vae,
+)
 
 
 def ltx_video() -> Any:
@@ -131,17 +97,24 @@ def ltx2() -> Any:
     )  # fmt: skip
 
 
-def wan() -> Any:
-    return diffusers.WanPipeline(
-        transformer=diffusers.WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
-            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+def wan_like(pipeline: Any, transformer: Any, scheduler: Any = None, in_channels: int = 16, **more: Any) -> Any:
+    """Wan, and the families that are built as it is."""
+    return pipeline(
+        transformer=transformer(
+            num_attention_heads=2, attention_head_dim=12, in_channels=in_channels, out_channels=16, text_dim=32,
+            freq_dim=256, ffn_dim=32, num_layers=1, rope_max_seq_len=32,
         ),
         vae=wan_vae(),
-        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        scheduler=scheduler
+        or diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
         text_encoder=t5_encoder(),
         tokenizer=t5_tokenizer(),
+        **more,
     )  # fmt: skip
+
+
+def wan() -> Any:
+    return wan_like(diffusers.WanPipeline, diffusers.WanTransformer3DModel)
 
 
 def wan22() -> Any:
@@ -154,44 +127,17 @@ def wan22() -> Any:
 
 def wan_i2v() -> Any:
     """Wan 2.2's: the picture comes as latents beside the noise, without an image encoder."""
-    return diffusers.WanImageToVideoPipeline(
-        transformer=diffusers.WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16, text_dim=32, freq_dim=256,
-            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
-        ),
-        vae=wan_vae(),
-        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
-        text_encoder=t5_encoder(),
-        tokenizer=t5_tokenizer(),
-        image_encoder=None,
-        image_processor=None,
-    )  # fmt: skip
+    without = {"image_encoder": None, "image_processor": None}
+    return wan_like(diffusers.WanImageToVideoPipeline, diffusers.WanTransformer3DModel, in_channels=36, **without)
 
 
 def skyreels_v2() -> Any:
-    return diffusers.SkyReelsV2Pipeline(
-        transformer=diffusers.SkyReelsV2Transformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
-            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
-        ),
-        vae=wan_vae(),
-        scheduler=diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
-        text_encoder=t5_encoder(),
-        tokenizer=t5_tokenizer(),
-    )  # fmt: skip
+    return wan_like(diffusers.SkyReelsV2Pipeline, diffusers.SkyReelsV2Transformer3DModel)
 
 
 def anyflow() -> Any:
-    return diffusers.AnyFlowPipeline(
-        transformer=diffusers.AnyFlowTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=256,
-            ffn_dim=32, num_layers=1, rope_max_seq_len=32,
-        ),
-        vae=wan_vae(),
-        scheduler=diffusers.FlowMapEulerDiscreteScheduler(),
-        text_encoder=t5_encoder(),
-        tokenizer=t5_tokenizer(),
-    )  # fmt: skip
+    scheduler = diffusers.FlowMapEulerDiscreteScheduler()
+    return wan_like(diffusers.AnyFlowPipeline, diffusers.AnyFlowTransformer3DModel, scheduler)
 
 
 def sana_video() -> Any:
@@ -283,10 +229,6 @@ def hunyuan_video() -> Any:
         hidden_size=8, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2, vocab_size=300,
         bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
-    vocabulary = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
-    tokenizer = transformers.LlamaTokenizer(
-        vocab={piece: index for index, piece in enumerate(dict.fromkeys(vocabulary))}, merges=[], pad_token="</s>"
-    )
     return diffusers.HunyuanVideoPipeline(
         transformer=diffusers.HunyuanVideoTransformer3DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
@@ -298,7 +240,7 @@ def hunyuan_video() -> Any:
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
         text_encoder=transformers.LlamaModel(llama).eval(),
-        tokenizer=tokenizer,
+        tokenizer=llama_tokenizer(),
         text_encoder_2=transformers.CLIPTextModel(clip).eval(),
         tokenizer_2=transformers.CLIPTokenizer(vocab=byte_vocabulary(*clip_special), merges=[], model_max_length=77),
     )  # fmt: skip
@@ -397,26 +339,6 @@ def cosmos3() -> Any:
         ),
         enable_safety_checker=False,
     )  # fmt: skip
-
-
-class TextOnlyProcessor(transformers.ProcessorMixin):
-    """Of MiniMax-H3's processor what a prompt without pictures needs, under its name; its own needs torchvision."""
-
-    def __init__(self) -> None:
-        pass
-
-    def save_pretrained(self, folder: str, **_: Any) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-
-    @classmethod
-    def from_pretrained(cls, *_: Any, **__: Any) -> "TextOnlyProcessor":
-        return cls()
-
-    def create_mm_token_type_ids(self, ids: list[list[int]]) -> list[list[int]]:
-        return [[0] * len(row) for row in ids]
-
-
-TextOnlyProcessor.__module__, TextOnlyProcessor.__name__ = "transformers", "Qwen3VLProcessor"
 
 
 def minimax_h3() -> Any:
