@@ -213,6 +213,7 @@ def test_what_shows_a_body_is_cached_with_the_clip_it_belongs_to(tmp_path):
     assert torch.equal(batch["focus"], expected)
     cache_latents(Numbered(9), 9, encode_frames, tmp_path / "untold")
     complete_cache(9, tmp_path / "untold")
+    assert not LatentClips(tmp_path / "untold").has_focus
     assert "focus" not in LatentClips(tmp_path / "untold")[keys]
 
 

@@ -81,6 +81,8 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         caption_dropout=settings.caption_dropout, caption_shorten=settings.caption_shorten,
         caption_swap=settings.caption_swap, latent_frames=settings.latent_frames,
     )  # fmt: skip
+    if settings.focus_weight != 1 and not dataset.has_focus:
+        accelerator.print("focus_weight has no effect: the data, or the latent cache, do not tell what shows a body")
     validation = held_back_latents(args, settings, accelerator, vae, codec, spec, latent_frames=settings.latent_frames)
 
     given = {

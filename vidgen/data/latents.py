@@ -228,8 +228,8 @@ class LatentClips(Dataset):
 
     A batch: ``video`` float32 (B, C, t, h, w), ``audio`` float32 (B, C_a, L), ``has_audio`` bool (B,), ``captions``
     list[str] (one of the clip's wordings each, varied as ``captions.vary_caption`` tells), and ``focus`` bool
-    (B, t, h, w) where the data tell which latents show a body. Sound alone has no ``video``, an image no ``audio``. All
-    keys of a batch are of one group of ``layout``: clips of one shape.
+    (B, t, h, w) where all of the data tell which latents show a body (``has_focus``). Sound alone has no ``video``, an
+    image no ``audio``. All keys of a batch are of one group of ``layout``: clips of one shape.
 
     With ``latent_frames`` = n > 0 a sample shows n latent frames of its clip, chosen at random, in order, and no sound:
     ``video`` is (B, C, n, h, w), ``frames`` int (B, n) tells which they are, and there is no ``audio``.
@@ -275,6 +275,9 @@ class LatentClips(Dataset):
                 self.captions.extend(captions)
         if not self.parts:
             raise InputError(f"{folder} has no clips of the wanted kind")
+        self.has_focus = all("focus" in part for part in self.parts if "video" in part)
+        if not self.has_focus:  # told of some sources only, it would count by chance of the batch
+            self.parts = [{name: part[name] for name in part if name != "focus"} for part in self.parts]
         # The shape of a batch: of picture and sound, each with a size of 0 where there is none.
         shapes = [
             (*(part["video"].shape[1:] if "video" in part else [0]), part["audio"].shape[2] if "audio" in part else 0)
@@ -326,8 +329,7 @@ class LatentClips(Dataset):
         for number, group in enumerate(np.unique(self.layout.groups)):
             members = np.flatnonzero(self.layout.groups == group)
             parts = [self.parts[shard] for shard in np.unique(self.shards[members])]
-            common = set.intersection(*(set(part) for part in parts))
-            joined.append({name: torch.cat([part[name] for part in parts]).to(device) for name in sorted(common)})
+            joined.append({name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]})
             shards[members], rows[members] = number, np.arange(len(members))
         self.parts, self.shards, self.rows = joined, shards, rows
         return self
@@ -336,8 +338,8 @@ class LatentClips(Dataset):
         """A batch of ``choices``, with the latents added, on the device where they lie."""
         clips = np.array(choice["clips"])
         rest = {key: value for key, value in choice.items() if key != "clips"}
-        common = set.intersection(*(set(self.parts[shard]) for shard in np.unique(self.shards[clips])))
-        names = [name for name in ("video", "audio", "has_audio", "focus") if name in common]
+        part = self.parts[self.shards[clips[0]]]
+        names = [name for name in ("video", "audio", "has_audio", "focus") if name in part]
         batch = {name: self._rows(name, clips) for name in names}
         if "frames" in choice:
             frames = choice["frames"].to(batch["video"].device)
