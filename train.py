@@ -106,7 +106,8 @@ def train(
     if args.score_every and (stage.pipeline is None or sharded or not (args.validation and args.validation.is_dir())):
         raise InputError("--score-every needs --validation with a folder of clips, and dit or distill, not sharded")
     if args.score_every and leads:
-        check_scoring(stage, args.validation)
+        assert stage.pipeline is not None
+        check_scoring(stage, args.validation, stage.pipeline(model).generation.num_frames)
     if sharded and not getattr(model, "_no_split_modules", None):
         raise InputError("shard is for the stages dit and distill: an autoencoder fits on every device")
     bones = parallel.skeleton(model) if sharded else None

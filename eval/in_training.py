@@ -66,11 +66,12 @@ def _tell(message: str) -> None:
     print(message)
 
 
-def check(prompts: Sequence[str], real: Path) -> None:
-    """Whether ``score`` will find what it needs.
+def check(prompts: Sequence[str], real: Path, num_frames: int) -> None:
+    """Whether ``score`` will find what it needs, for clips of so many frames.
 
     Raises:
-        InputError: fewer than two captions or clips, a folder of shards, or packages or weights that are missing.
+        InputError: fewer than two captions or clips, a folder of shards, clips that are too short for FVD, or packages
+            or weights that are missing.
     """
     from . import extractors
     from .distribution import clip_files
@@ -83,6 +84,11 @@ def check(prompts: Sequence[str], real: Path) -> None:
     for name, count in found.items():
         if count < 2:
             raise InputError(f"to score clips against those of {real} takes two {name} at least, and there is {count}")
+    if num_frames < extractors.I3D_FRAMES:
+        raise InputError(
+            f"FVD takes clips of {extractors.I3D_FRAMES} frames at least, and this model's have {num_frames}: "
+            "leave out --score-every, or train longer clips (--set num_frames=…)"
+        )
 
 
 def score(pipeline: Any, prompts: Sequence[str], real: Path, folder: Path) -> dict[str, float]:

@@ -53,14 +53,16 @@ def test_what_scoring_lacks_is_told_before_training(stand_ins, monkeypatch, tmp_
     real = tmp_path / "real"
     for number in range(2):
         with pytest.raises(InputError, match="clips"):  # none, then one
-            in_training.check(["a", "b"], real)
+            in_training.check(["a", "b"], real, 49)
         write_video(real / f"{number}.mp4", np.zeros((9, 32, 64, 3), np.uint8), None, Fraction(24))
     stage = SimpleNamespace(validation=SimpleNamespace(captions=[["a ball", "it rolls"], [" "], []]))
     with pytest.raises(InputError, match="two captions at least, and there is 1"):
-        check_scoring(stage, real)
+        check_scoring(stage, real, 49)
     stage.validation.captions[2] = ["a cube"]
-    check_scoring(stage, real)
+    check_scoring(stage, real, 49)
+    with pytest.raises(InputError, match=r"16 frames at least.*have 9"):
+        check_scoring(stage, real, 9)
     monkeypatch.undo()
     monkeypatch.setenv("VIDGEN_CACHE", str(tmp_path / "empty"))
     with pytest.raises(InputError, match=r"python -m eval\.fetch i3d"):
-        check_scoring(stage, real)
+        check_scoring(stage, real, 49)

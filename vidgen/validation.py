@@ -66,15 +66,16 @@ def prompts(stage: "Stage") -> list[str]:
     return [wordings[0] for wordings in captions if wordings and wordings[0].strip()]
 
 
-def check_scoring(stage: "Stage", real: Path) -> None:
+def check_scoring(stage: "Stage", real: Path, num_frames: int) -> None:
     """Before training, what ``score`` would fail for after hours of it.
 
     Raises:
-        InputError: a folder without two clips, fewer than two captions, or packages or weights that are missing.
+        InputError: a folder without two clips, fewer than two captions, clips of too few frames, or packages or weights
+            that are missing.
     """
     from eval import in_training
 
-    in_training.check(prompts(stage), real)
+    in_training.check(prompts(stage), real, num_frames)
 
 
 def score(stage: "Stage", average: nn.Module, real: Path, folder: Path) -> dict[str, float]:
