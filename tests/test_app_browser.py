@@ -66,7 +66,7 @@ def visit(browser):
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(300_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
         page.wait_for_selector("#stage .stage.empty")
@@ -84,6 +84,7 @@ def visit(browser):
 
 def type_prompt(page, prompt, steps=None, seed=None):
     if steps is not None:
+        page.wait_for_selector("#more .label-wrap")
         page.evaluate("document.querySelector('#steps') || document.querySelector('#more .label-wrap').click()")
         page.fill("#steps input[type=number]", str(steps))
         page.keyboard.press("Tab")
@@ -243,7 +244,7 @@ def test_stop_ends_the_work_at_the_next_step(visit, address):
     page.wait_for_selector("#stage progress")
     page.click("#stop")
     page.wait_for_selector("text=Stopped.")
-    assert page.is_enabled("#make")
+    page.wait_for_selector("#make:not([disabled])")
     type_prompt(page, "a blue ball drops", steps=1)
     page.keyboard.press("Enter")
     wait_for_clip(page, 1)

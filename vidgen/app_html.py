@@ -19,8 +19,12 @@ THUMBNAIL_PIXELS = 144
 
 WELCOME = """<div class="stage empty"><p>Your clip appears here, with its sound.</p>
 <p>Say what should be seen and heard, and press <kbd>Enter</kbd>.</p></div>"""
-WAITING = '<div class="stage empty"><p role="status">Waiting for its turn …</p></div>'
+WAITING = '<div class="stage empty waiting"><p role="status">Waiting for its turn …</p></div>'
 STOPPED = '<div class="stage empty"><p role="status">Stopped.</p></div>'
+
+LEAVE_THE_QUEUE = """() => {
+  if (document.querySelector("#stage .waiting")) document.getElementById("leave").click();
+}"""
 
 KEYBOARD = """() => {
   document.addEventListener("keydown", event => {

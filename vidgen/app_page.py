@@ -84,6 +84,7 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = ()) ->
                 with gr.Row():
                     make = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3, min_width=150)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False, min_width=90)
+                    leave = gr.Button(visible="hidden", elem_id="leave")
                 with gr.Accordion("More settings", open=False, elem_id="more"):
                     steps = gr.Slider(1, 100, value=own.num_inference_steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(0, 15, value=own.guidance_scale, step=0.1, label="Guidance of the picture")
@@ -168,8 +169,12 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = ()) ->
             said = app_html.WELCOME if said == app_html.WAITING else said
             return said, gr.Button(interactive=True), gr.Button(interactive=False)
 
-        def stopped(request: gr.Request) -> tuple[Any, ...]:  # type: ignore[name-defined]
+        def stopped(request: gr.Request) -> Any:  # type: ignore[name-defined]
+            """The work ends by itself, and `rest` follows: were it cancelled, Gradio might cancel the next one with it."""
             studio.stop(request.session_hash)
+            return gr.Button(interactive=False)
+
+        def left() -> tuple[Any, ...]:
             return app_html.STOPPED, gr.Button(interactive=True), gr.Button(interactive=False)
 
         def drop(dropped: list[str] | None) -> dict[Any, Any]:
@@ -233,7 +238,8 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = ()) ->
                              show_progress_on=[stage], api_visibility="private")  # fmt: skip
         for ended in (running.success, running.failure):
             ended(rest, [stage], [stage, make, stop], **QUIET)
-        stop.click(stopped, None, [stage, make, stop], cancels=[running], **QUIET)
+        stop.click(stopped, None, [stop], js=app_html.LEAVE_THE_QUEUE, **QUIET)
+        leave.click(left, None, [stage, make, stop], cancels=[running], **QUIET)
         for_task = [extend_s, drawn, span, replace_from_s, replace_to_s, anew, strength, moments, duration_s]
         files.change(drop, [files], [note, task, *for_task], **QUIET)
         task.input(of_task, [files, task], for_task, **QUIET)
