@@ -109,7 +109,8 @@ def stored(weights: Path = WEIGHTS) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["weights_sha256"] == weights_sha256(weights) else None
+        is_theirs = found["weights_sha256"] == weights_sha256(weights) and "missing" in found  # not by an older version
+        return found if is_theirs else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); write it anew with eval.accuracy") from error
 
