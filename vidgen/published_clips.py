@@ -14,7 +14,7 @@ from .errors import InputError
 NOT_FOR_OTHERS = {
     "keyframe": "--keyframe", "video": "--video", "extend": "--extend", "replace": "--replace", "audio": "--audio",
     "only": "--only", "mask": "--mask", "strength": "--strength", "loop": "--loop", "camera": "--camera",
-    "solver": "--solver", "modality_guidance": "--modality-guidance",
+    "solver": "--solver", "quality": "--quality", "modality_guidance": "--modality-guidance",
 }  # fmt: skip
 """Flags that only vidgen's own models understand."""
 
