@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vidgen.clip import ClipSpec, Compression
+from vidgen.data.folder import ClipFolder
 from vidgen.errors import InputError
 from vidgen.tabletop import __main__ as command
 from vidgen.tabletop.captions import attributes, can_be_held_out, describe, events, sample_look
@@ -278,7 +279,11 @@ def test_command_writes_clips_and_their_truth(tmp_path, monkeypatch):
     truth = json.loads((tmp_path / "a" / "00000.json").read_text())
     assert truth["action"] == "drops"
     assert truth["events"]
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"00000.mp4", "00000.json", "sheet.png"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"00000.mp4", "00000.json", "metadata.jsonl"}
+    assert (tmp_path / "a.png").is_file()
+    folder = ClipFolder(tmp_path / "a", replace(SPEC, num_frames=9))
+    assert len(folder.recordings) == 1
+    assert truth["caption"] in folder.recordings[0].captions
     assert (tmp_path / "a" / "00000.json").read_bytes() == (tmp_path / "b" / "00000.json").read_bytes()
     for bad in (["--count", "0"], ["--size", "50"], ["--frames", "3"]):
         monkeypatch.setattr("sys.argv", [*arguments, "--output", str(tmp_path / "c"), *bad])

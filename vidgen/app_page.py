@@ -170,7 +170,7 @@ def build(studio: "Studio", max_duration_s: float, ideas: Sequence[str] = ()) ->
             return said, gr.Button(interactive=True), gr.Button(interactive=False)
 
         def stopped(request: gr.Request) -> Any:  # type: ignore[name-defined]
-            """The work ends by itself, and `rest` follows: were it cancelled, Gradio might cancel the next one with it."""
+            """The work ends by itself, then `rest`. Were it cancelled, Gradio might cancel the next one with it."""
             studio.stop(request.session_hash)
             return gr.Button(interactive=False)
 

@@ -1,4 +1,5 @@
-"""Make clips of the tabletop world: an mp4 and its truth as JSON each, and one sheet of all of them to look at."""
+"""Make clips of the tabletop world: an mp4 and its truth as JSON each, captions that ``train.py --data`` reads, and one
+sheet of all of them to look at."""
 
 import argparse
 import json
@@ -23,7 +24,9 @@ MAX_ON_SHEET = 40
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vidgen.tabletop", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="a folder for NNNNN.mp4, NNNNN.json and sheet.png")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="a folder, beside which the sheet is put: OUTPUT.png"
+    )
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same clips")
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
@@ -39,6 +42,7 @@ def main() -> None:
     spec = ClipSpec(num_frames=args.frames, height=args.size, width=args.size)
     args.output.mkdir(parents=True, exist_ok=True)
     pages: list[Image.Image] = []
+    lines = []
     for index in tqdm(range(args.count), disable=None, unit="clip"):
         trajectory = _scene(args, index)
         clip = TabletopClips([trajectory], spec, args.split, args.seed, variants=1)[[(0, index)]]
@@ -49,9 +53,12 @@ def main() -> None:
         write_video(path, frames, waveform, spec.frame_rate, spec.sample_rate_hz, {"comment": caption})
         facts = {"caption": caption, "canonical": wordings[0], **truth}
         path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+        lines.append(json.dumps({"file_name": path.name, "text": wordings}) + "\n")
         if len(pages) < MAX_ON_SHEET:
             pages.append(contact_sheet(frames, waveform, spec.sample_rate_hz, caption))
-    save_sheet(args.output / "sheet.png", pages)
+    (args.output / "metadata.jsonl").write_text("".join(lines))
+    # Not in the folder, where it would be taken for one more picture to learn from.
+    save_sheet(args.output.with_name(f"{args.output.name}.png"), pages)
 
 
 def _scene(args: argparse.Namespace, index: int) -> Trajectory:
