@@ -267,7 +267,7 @@ def _products(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str,
 @torch.no_grad()
 def _add_products(network: nn.Module, products: dict[str, tuple[Tensor, Tensor, float]], strength: float) -> None:
     for layer, (up, down, scale) in products.items():
-        weight = network.get_submodule(layer).weight
+        weight: Any = network.get_submodule(layer).weight
         kind = torch.promote_types(weight.dtype, torch.float32)  # half would round the products
         up, down = up.to(weight.device, kind), down.to(weight.device, kind)
         weight.add_((strength * scale * (up @ down)).to(weight.dtype))
