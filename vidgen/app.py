@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lora", nargs="+", action="extend", default=[], metavar="PATH[:SCALE]",
                         help="adapters to choose from on the page")  # fmt: skip
     parser.add_argument("--quality", choices=QUALITIES,
-                        help="fast: the few-step student of the model (default, if it has one); high: guided")  # fmt: skip
+                        help="fast: the few-step student of the model (default if there is); high: guided")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder for clips (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too (default: %(default)s)")
