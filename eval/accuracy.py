@@ -47,6 +47,8 @@ def measure(
     Returns:
         attributes: as ``summarise`` gives them: how often each verdict is right about a clip that shows what was asked.
         offsets, whole_offsets: of sound from picture, which are 0 in truth.
+        missing, surplus: impacts without a sound and sounds without an impact, a clip. In truth these are there, too:
+            not every blow that is seen is loud, nor is every one that is heard in view.
         follows: the control with moved sounds, see ``controls.follow``.
         impacts: ``seen`` and ``heard``: how many there were to tell (asked), the share ``found``, of all that were told
             the share that is ``true``, and median_s and p95_s of the error; within a frame and within 5 ms.
@@ -63,6 +65,8 @@ def measure(
         "attributes": summary["attributes"],
         "offsets": summary["offsets"],
         "whole_offsets": summary["whole_offsets"],
+        "missing": summary["missing"],
+        "surplus": summary["surplus"],
         "follows": follow(observed),
         "impacts": {"seen": _shares(seen, FRAME_S), "heard": _shares(heard, HEARD_WITHIN_S)},
     }
@@ -130,6 +134,9 @@ def lines(found: dict[str, Any]) -> list[str]:
                 f"{name}: median {1000 * row['median_s']:.1f} ms, 95 % {1000 * row['p95_s']:.1f} ms, "
                 f"{100 * row['within_45_ms']:.1f} % within 45 ms, n {row['n']}"
             )
+    told.append(
+        f"a clip: {found['missing']:.2f} impacts without a sound, {found['surplus']:.2f} sounds without an impact"
+    )
     if row := found["follows"]:
         interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
         within = f"{100 * row['within_20_ms']:.1f} % within 20 ms"

@@ -125,7 +125,8 @@ def compare(observed: Observation, attributes: dict) -> dict:
             colour, material, shape, size of the body that acts; ``material_heard``: the sound of a clip that asks for
             one body, and not at rest, is that of its material; ``bodies``: the colours and shapes of all bodies,
             none missing, none too many; count, floor, camera, action, direction; ``silence`` of a body at rest;
-            ``impact``: one is seen where there must be one; ``sync``: the first impact seen has a sound within 80 ms.
+            ``impact``: one is seen where there must be one; ``sync``: where an impact is seen, the sounds as a whole
+            are within 80 ms of the impacts as a whole (``offset_s`` below).
             What the prompt leaves open (a key that is missing, None or empty) is not judged.
         seen: what was seen, in the same words.
         sync: impacts and onsets in seconds, the offset of the first impact's nearest onset (positive: the sound is
@@ -153,13 +154,13 @@ def compare(observed: Observation, attributes: dict) -> dict:
         right["silence"] = observed.peak < SILENT_PEAK
     if action in STRIKING:
         right["impact"] = len(impacts_s) > 0
-    offset_s = None
+    first_s = None
+    if len(impacts_s) and len(heard_s):
+        first_s = float(heard_s[np.abs(heard_s - impacts_s[0]).argmin()] - impacts_s[0])
+    offset_s = pattern_offset_s(impacts_s, heard_s, observed.levels)
     if len(impacts_s):
-        if len(heard_s):
-            offset_s = float(heard_s[np.abs(heard_s - impacts_s[0]).argmin()] - impacts_s[0])
         right["sync"] = offset_s is not None and abs(offset_s) <= IN_SYNC_S
     match = match_onsets(impacts_s, heard_s, IN_SYNC_S)
-    whole_s = pattern_offset_s(impacts_s, heard_s, observed.levels)
     told = {key: value for key, value in asdict(seen).items() if key != "impacts_s"}
     return {
         "right": right,
@@ -167,8 +168,8 @@ def compare(observed: Observation, attributes: dict) -> dict:
         "sync": {
             "impacts_s": [round(float(moment), 3) for moment in impacts_s],
             "onsets_s": [round(float(moment), 3) for moment in heard_s],
-            "first_offset_s": None if offset_s is None else round(offset_s, 4),
-            "offset_s": None if whole_s is None else round(whole_s, 4),
+            "first_offset_s": None if first_s is None else round(first_s, 4),
+            "offset_s": None if offset_s is None else round(offset_s, 4),
             "missing": len(match.missing_s),
             "surplus": len(match.surplus_s),
         },
@@ -248,7 +249,8 @@ def table(summary: dict, shuffled: dict, moved: dict, follows: dict | None = Non
                 f"{100 * offsets['within_45_ms']:.1f} % within 45 ms (n {offsets['n']})"
             )
     if summary["offsets"]:
-        lines.append(f"a clip: {summary['missing']:.2f} impacts unheard, {summary['surplus']:.2f} sounds unseen")
+        true = "" if accuracy is None else f" (true clips: {accuracy['missing']:.2f} and {accuracy['surplus']:.2f})"
+        lines.append(f"a clip: {summary['missing']:.2f} impacts unheard, {summary['surplus']:.2f} sounds unseen{true}")
     if follows is not None:
         interval = "" if follows["low"] is None else f" ({follows['low']:.2f} to {follows['high']:.2f})"
         lines.append(

@@ -251,6 +251,11 @@ def test_verdicts():
     assert nothing["right"]["colour"] is False
     assert nothing["right"]["impact"] is False
     assert nothing["right"]["sync"] is None
+    # A false impact before the first does not matter to the whole; sounds that are late by a quarter second do.
+    struck = observation(impacts_s=np.array([0.2, 0.5, 1.2]))
+    fits = [compare(replace(struck, heard_s=np.array([0.53, 1.22]) + late_s), ASKED) for late_s in (0, 0.25)]
+    assert [told["right"]["sync"] for told in fits] == [True, False]
+    assert [told["sync"]["offset_s"] for told in fits] == pytest.approx([0.025, 0.275])
     vague = compare(observation(), {"bodies": [{"colour": "red"}], "action": "rests"})
     assert (vague["right"]["colour"], vague["right"]["shape"], vague["right"]["floor"]) == (True, None, None)
     assert vague["right"]["silence"] is False

@@ -335,7 +335,7 @@ def test_accuracy_stands_beside_the_score():
              "missing": 0, "surplus": 0}}  # fmt: skip
     score["right"] = dict.fromkeys(judge.CHANCE) | score["right"]
     summary = summarise([score, score])
-    own = {"clips": 500, "attributes": {"colour": {"share": 0.985}},
+    own = {"clips": 500, "attributes": {"colour": {"share": 0.985}}, "missing": 0.12, "surplus": 0.34,
            "impacts": {"seen": {"found": 0.97}, "heard": {"found": 0.98}}}  # fmt: skip
     follows = {"slope": 0.98, "low": 0.9, "high": 1.0, "within_20_ms": 0.9, "n": 12}
     text = table(summary, summary, summary, follows, own)
@@ -343,6 +343,7 @@ def test_accuracy_stands_beside_the_score():
     assert "98.5 %" in colour
     assert "unknown" in next(line for line in text.splitlines() if line.startswith("sync"))
     assert "slope 0.98 (0.90 to 1.00)" in text
+    assert "0.00 impacts unheard, 0.00 sounds unseen (true clips: 0.12 and 0.34)" in text
     assert "500 generator clips finds 97.0 %" in text
     assert "unknown" in table(summary, summary, summary)
 

@@ -37,7 +37,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     mixed_precision: str = "no"
-    """``no`` or ``bf16``."""
+    """``no`` or ``bf16``. On a CPU the latter can be the slower one; see docs/training.md."""
     compile: bool = False
     """Compile each repeated block of the network (regional compilation)."""
     gradient_checkpointing: bool = False
@@ -206,11 +206,10 @@ PRESETS = {
                         learning_rate=8e-4, kl_weight=2e-4, cooldown=0.4),
         audio=AudioConfig(steps=700, batch_size=8),
         dit=DiTConfig(steps=2200, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
-                      mixed_precision="bf16", shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=8192,
-                      cooldown=0.35, warmup_steps=50, log_every=10, checkpoint_every=50),
+                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=8192, cooldown=0.35,
+                      warmup_steps=50, log_every=10, checkpoint_every=50),
         distill=DistillConfig(steps=400, batch_size=16, optimizer="muon", learning_rate=5e-4, ema_decay=0.98,
-                              mixed_precision="bf16", cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10,
-                              checkpoint_every=50),
+                              cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10, checkpoint_every=50),
     ),
     # For runs/cpu.sh: every stage in minutes on two cores.
     "tabletop-mini": Preset(
@@ -220,12 +219,10 @@ PRESETS = {
         audio=AudioConfig(num_frames=25, frame_rate=12, batch_size=8, warmup_steps=20, cooldown=0.4, log_every=10),
         dit=DiTConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=48, optimizer="muon",
                       learning_rate=2e-3, model_width=192, depth=4, heads=3, local_width=64, ema_decay=0.98,
-                      mixed_precision="bf16", shared_noise=0.9, video_shift=3.0, audio_shift=2.0, video_weight=0.5,
-                      focus_weight=3.0,
+                      shared_noise=0.9, video_shift=3.0, audio_shift=2.0, video_weight=0.5, focus_weight=3.0,
                       cached_clips=2048, cooldown=0.4, warmup_steps=20, log_every=10, checkpoint_every=50),
         distill=DistillConfig(batch_size=32, optimizer="muon", learning_rate=5e-4, ema_decay=0.98, cached_clips=2048,
-                              mixed_precision="bf16", warmup_steps=10, cooldown=0.5, log_every=10,
-                              checkpoint_every=50),
+                              warmup_steps=10, cooldown=0.5, log_every=10, checkpoint_every=50),
     ),
     # Sized so that all weights together, 22.3 M and the word vectors, stay under 48 MiB in half precision.
     "tabletop-gpu": Preset(
