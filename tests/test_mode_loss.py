@@ -31,7 +31,7 @@ class Off(torch.nn.Module):
 def pipeline():
     from vidgen.pipeline import VidGenPipeline
 
-    return VidGenPipeline.from_pretrained("weights")
+    return VidGenPipeline.from_pretrained("weights", quality="high")
 
 
 @pytest.fixture

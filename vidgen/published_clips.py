@@ -82,7 +82,9 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         from .loading import choose_device
         from .pipeline import VidGenPipeline
 
-        hearing = VidGenPipeline.from_pretrained(args.add_audio, device=choose_device(args.device))
+        hearing = VidGenPipeline.from_pretrained(  # a student never learned to heed what is given
+            args.add_audio, device=choose_device(args.device), quality="high"
+        )
     print(f"{model.name}: {model.placement}", file=sys.stderr)
     load_s = time.perf_counter() - start_s
     for job in tqdm(jobs, unit="clip", disable=not sys.stderr.isatty() or len(jobs) == 1, leave=False):
