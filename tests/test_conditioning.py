@@ -5,7 +5,7 @@ import torch
 
 from vidgen.conditioning import Conditioning, given_frames, guided_velocity, stack_texts
 from vidgen.errors import InputError
-from vidgen.solvers import euler, heun, sigma_schedule
+from vidgen.solvers import euler, euler_ancestral, heun, sigma_schedule
 
 TIMES = {"video_times_s": torch.arange(3.0), "audio_times_s": torch.arange(4.0)}
 SIGMA = (torch.tensor(0.5), torch.tensor(0.25))
@@ -118,7 +118,7 @@ def test_each_clip_of_a_batch_may_be_given_something_else_under_guidance():
     assert torch.allclose(video[0, :, 1:], torch.full_like(video[0, :, 1:], 1 + 5 * (3 - 1) + 0.5))
 
 
-@pytest.mark.parametrize("solver", [euler, heun])
+@pytest.mark.parametrize("solver", [euler, heun, euler_ancestral])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_given_latents_come_out_bit_for_bit_and_the_rest_moves(solver, guidance):
     latents, conditioning = first_frame_given()
@@ -126,7 +126,11 @@ def test_given_latents_come_out_bit_for_bit_and_the_rest_moves(solver, guidance)
     velocity = guided_velocity(
         Model(), text(3.0, 2), text(1.0, 2), video_guidance=guidance, conditioning=conditioning, **TIMES
     )
-    video, audio = solver(velocity, conditioning.start(noise), sigma_schedule(3))
+
+    def put_back(step, clean, x):
+        return conditioning.kept(x)
+
+    video, audio = solver(velocity, conditioning.start(noise), sigma_schedule(3), put_back)
     assert torch.equal(video[:, :, :1], latents)
     assert not torch.isclose(video[:, :, 1:], noise[0][:, :, 1:]).any()
     assert not torch.isclose(audio, noise[1]).any()

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from vidgen.errors import InputError
-from vidgen.solvers import euler, heun, midpoint, sigma_schedule
+from vidgen.flow import preconditioning
+from vidgen.solvers import euler, euler_ancestral, heun, midpoint, sigma_schedule
 
 SOLVERS = [euler, heun, midpoint]
+ALL_SOLVERS = [*SOLVERS, euler_ancestral]
 
 
 def error_of(solver, steps: int) -> float:
@@ -42,7 +44,7 @@ def test_straight_paths_are_exact_and_streams_keep_their_own_schedules(solver, s
     assert torch.allclose(audio, noise)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
 def test_tokens_with_a_schedule_of_zeros_stay_bit_for_bit(solver):
     x = torch.randn(2, 3, 5)
     wanted = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0])
@@ -51,7 +53,7 @@ def test_tokens_with_a_schedule_of_zeros_stay_bit_for_bit(solver):
     assert not torch.isclose(end[..., wanted == 1], x[..., wanted == 1]).any()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
 def test_an_absent_stream_stays_absent(solver):
     video, audio = solver(lambda x, sigma: (x[0], None), (torch.ones(1), None), sigma_schedule(2))
     assert audio is None
@@ -63,6 +65,46 @@ def test_networks_are_not_asked_at_sigma_zero(solver):
     asked = []
     solver(lambda x, sigma: (asked.append(float(sigma[0])), x)[1], (torch.ones(1),), sigma_schedule(3))
     assert min(asked) > 0
+
+
+def gaussian_velocity(std):
+    """Of clean values that are normal with this deviation: exact, as flow.preconditioning has it."""
+
+    def velocity(x, sigma):
+        return (preconditioning(sigma[0], torch.tensor(std)).skip * x[0],)
+
+    return velocity
+
+
+def ancestral_variances(std, steps):
+    """Over the path's own, at each noise level; and how the end correlates with the start."""
+    start = torch.randn(16, 1000, generator=torch.Generator().manual_seed(0))
+    sigmas, spreads = sigma_schedule(steps, 3.0), []
+
+    def note(step, _, x):
+        spreads.append(float(x[0].var()))
+
+    (end,) = euler_ancestral(gaussian_velocity(std), (start,), sigmas, note)
+    path = (1 - sigmas[1:]) ** 2 * std**2 + sigmas[1:] ** 2
+    return torch.tensor(spreads) / path, float(torch.corrcoef(torch.stack([start.flatten(), end.flatten()]))[0, 1])
+
+
+def test_ancestral_steps_keep_the_variance_of_the_path_and_forget_the_start():
+    """To first order in the step: four times the steps leave about a quarter of the error."""
+    coarse, _ = ancestral_variances(0.3, 100)
+    fine, correlation = ancestral_variances(0.3, 400)
+    assert float((fine - 1).abs().max()) < 0.08
+    assert float((coarse - 1).abs().max()) > 2 * float((fine - 1).abs().max())
+    assert abs(correlation) < 0.05  # a plain Euler step keeps all of it
+
+
+def test_ancestral_noise_is_each_sample_s_own():
+    start = torch.randn(3, 50)
+    (together,) = euler_ancestral(gaussian_velocity(1.0), (start,), sigma_schedule(4))
+    alone = [euler_ancestral(gaussian_velocity(1.0), (start[n : n + 1],), sigma_schedule(4))[0] for n in range(3)]
+    assert torch.equal(together, torch.cat(alone))
+    (other,) = euler_ancestral(gaussian_velocity(1.0), (start + 1e-6,), sigma_schedule(4))
+    assert (other - together).std() > 0.1
 
 
 def test_callback_gets_the_clean_estimate():

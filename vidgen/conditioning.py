@@ -71,6 +71,14 @@ class Conditioning:
             started.append(torch.where(given.unsqueeze(1), clean, wanted))
         return tuple(started)
 
+    def kept(self, x: State) -> State:
+        """(video, audio) with the given latents in place of what became of them."""
+        streams = zip(x, (self.video, self.audio), (self.video_given, self.audio_given), strict=True)
+        return tuple(
+            x if x is None or clean is None or given is None else torch.where(given.unsqueeze(1), clean.to(x), x)
+            for x, clean, given in streams
+        )
+
     def shown(self, x: State, sigma: tuple[Tensor, ...], noise: State) -> State:
         """(video, audio) as the network is to see them: what is given under so much of ``noise``."""
         if not self.given_noise:

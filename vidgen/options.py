@@ -134,7 +134,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--audio-guidance", type=float, help="the same for the sound")
     how.add_argument("--modality-guidance", type=float,
                      help="how strongly picture and sound heed one another; 1 is off, and faster")  # fmt: skip
-    how.add_argument("--solver", choices=("euler", "heun", "midpoint"), help="the last two take twice the time a step")
+    how.add_argument("--solver", choices=("euler", "euler_ancestral", "heun", "midpoint"),
+                     help="the second adds fresh noise in each step; the last two take twice the time")  # fmt: skip
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     how.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     args = parser.parse_args(argv)

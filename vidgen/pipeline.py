@@ -34,14 +34,14 @@ from .output import (
     chosen_latents,
     with_pictures,
 )
-from .solvers import State, euler, heun, midpoint, sigma_schedule
+from .solvers import State, euler, euler_ancestral, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder
 from .vae3d.autoencoder import SpacetimeVAE
 
 if TYPE_CHECKING:
     from .streaming import Chunk
 
-SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint}
+SOLVERS = {"euler": euler, "euler_ancestral": euler_ancestral, "heun": heun, "midpoint": midpoint}
 DECODED_AT_ONCE = 16  # latent frames; decoding in turns gives the same frames in bounded memory
 
 
@@ -133,7 +133,7 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             guidance_scale, audio_guidance_scale: 1 turns guidance off; the second defaults to the first, if given.
             modality_scale: how strongly picture and sound heed one another; 1 is as the model does by itself, and
                 faster.
-            solver: "euler", "heun" or "midpoint".
+            solver: "euler", "euler_ancestral", "heun" or "midpoint".
             generator: one for all, or one for each prompt, which makes each clip independent of the others. On the
                 CPU it gives the same clip on every device.
             callback_on_step_end: called as in diffusers, with (pipeline, step, noise level, latents by name). What it
@@ -326,13 +326,14 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
             return tuple(None if stream is None else stream.float() for stream in velocity_fn(lower, sigma))
 
         def on_step(step: int, clean: State, noisy: State) -> State | None:
+            noisy = conditioning.kept(noisy)  # some solvers add noise to all latents
             if callback_on_step_end is None:
-                return None
+                return noisy
             latents = chosen_latents(callback_on_step_end_tensor_inputs, clean, noisy)
             returned = callback_on_step_end(self, step, sigmas[0][step], latents)
             if self._interrupt:
                 raise Interrupted(clean)
-            return changed_state(returned, noisy)
+            return changed_state(returned, noisy) or noisy
 
         try:
             return SOLVERS[sampling.solver](velocity, conditioning.start(noise), sigmas, on_step)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .flow import shift_sigma
+from .noise import seeded_normal
 
 State = tuple[Tensor | None, ...]
 Sigmas = Tensor | tuple[Tensor, ...]
@@ -74,6 +75,40 @@ def midpoint(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callba
         half_way = velocity_fn(_move(x, sigma, middle, velocity), middle)
         x = _report(callback, step, x, sigma, velocity, _move(x, sigma, following, half_way))
     return x
+
+
+def euler_ancestral(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None) -> State:
+    """An Euler step that goes too far, to σ'²/σ, and back to σ' by fresh noise: the errors of earlier steps fade with
+    the noise that they stood in (ancestral sampling, Song et al. 2021, arXiv 2011.13456, appendix F, on this path).
+
+    All latents with a noise level get noise, those with a velocity of 0 as well. It follows from the state that the
+    solver starts from, sample by sample.
+    """
+    schedules = _schedules(x, sigmas)
+    seeds = [None if stream is None else _fingerprints(stream) for stream in x]
+    for step in range(len(schedules[0]) - 1):
+        sigma, following = _at(schedules, step), _at(schedules, step + 1)
+        below = tuple(end * end / start.clamp(min=1e-12) for start, end in zip(sigma, following, strict=True))
+        velocity = velocity_fn(x, sigma)
+        streams = zip(_move(x, sigma, below, velocity), below, following, seeds, strict=True)
+        noisy = tuple(
+            None if stream is None or seed is None else _renoised(stream, low, level, seed, step * len(x) + place)
+            for place, (stream, low, level, seed) in enumerate(streams)
+        )
+        x = _report(callback, step, x, sigma, velocity, noisy)
+    return x
+
+
+def _renoised(x: Tensor, start: Tensor, end: Tensor, seeds: list[int], draw: int) -> Tensor:
+    """From a noise level up to another one, where both stand on the path; exactly the same where they are equal."""
+    scale = (1 - end) / (1 - start)
+    spread = (end**2 - (scale * start) ** 2).clamp(min=0).sqrt()
+    return scale * x + spread * seeded_normal(seeds, x.shape[1:], x.device, stream=draw).to(x)
+
+
+def _fingerprints(x: Tensor) -> list[int]:
+    """A seed for each sample, from all its bits."""
+    return x.float().contiguous().view(torch.int32).reshape(len(x), -1).sum(1, dtype=torch.int64).abs().tolist()
 
 
 def _schedules(x: State, sigmas: Sigmas) -> tuple[Tensor, ...]:

@@ -41,7 +41,8 @@ def sampling_inputs() -> list[Any]:
                        tooltip="How strongly the prompt rules; 1: no guidance; -1: the model's own."),
         io.Float.Input("audio_guidance_scale", default=-1.0, min=-1.0, max=MAX_GUIDANCE, step=0.1,
                        tooltip="The same for the sound; -1: as guidance_scale, or the model's own."),
-        io.Combo.Input("solver", options=[OWN_SOLVER, "euler", "heun", "midpoint"], default=OWN_SOLVER),
+        io.Combo.Input("solver", options=[OWN_SOLVER, "euler", "heun", "midpoint", "euler_ancestral"],
+                       default=OWN_SOLVER),
         io.Boolean.Input("with_audio", default=True, tooltip="Off: no sound is made."),
         io.Boolean.Input("loop", default=False, tooltip="On: after the last frame comes the first."),
     ]  # fmt: skip
