@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vidgen import cli, published_clips, recipe
 from vidgen.clip import ClipSpec
 from vidgen.errors import InputError
-from vidgen.generation import GenerationConfig
+from vidgen.generation import GenerationConfig, chosen_quality
 from vidgen.options import parse_args
 from vidgen.published_folders import is_published
 from vidgen.recipe import file_stem
@@ -117,7 +117,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.add_audio is not None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
-    defaults = GenerationConfig.load(args.model)
+    args.quality = chosen_quality(args.model, args.quality)
+    defaults = GenerationConfig.load(args.model, args.quality)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     if not args.lora:  # which may have taught it further words
         notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
@@ -142,7 +143,7 @@ def make(args: argparse.Namespace, jobs: list[Job], spec: ClipSpec, given: "Give
     start_s = time.perf_counter()
     device = choose_device(args.device)
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
-    pipeline = VidGenPipeline.from_pretrained(args.model, torch_dtype=dtype, device=device)
+    pipeline = VidGenPipeline.from_pretrained(args.model, torch_dtype=dtype, device=device, quality=args.quality)
     if args.lora:
         from vidgen.lora import Lora, load_loras
 

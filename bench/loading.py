@@ -55,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     cli.keep_freed_memory()
     device = choose_device(args.device)
-    pipe = VidGenPipeline.from_pretrained(args.model, device=device)
+    pipe = VidGenPipeline.from_pretrained(args.model, device=device, quality="high")
     spec = pipe.generation.spec()
     patch = pipe.transformer.config.patch
     tokens = spec.latent_frames * spec.latent_height * spec.latent_width // patch**2 + spec.audio_latents

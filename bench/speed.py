@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vidgen import cli
 from vidgen.clip import ClipSpec
-from vidgen.generation import SHIPPED_MODEL
+from vidgen.generation import QUALITIES, SHIPPED_MODEL
 from vidgen.media import write_video
 from vidgen.pipeline import VidGenPipeline
 
@@ -28,6 +28,7 @@ TEXT_TOKENS = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
+    parser.add_argument("--quality", choices=QUALITIES, help="of a model with a few-step student: it, or its teacher")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: as many as torch takes")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench.mp4"))
@@ -35,7 +36,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     cli.keep_freed_memory()
-    pipe = VidGenPipeline.from_pretrained(args.model)
+    pipe = VidGenPipeline.from_pretrained(args.model, quality=args.quality)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     default_sample(pipe, args.repeats, args.output)
     with torch.inference_mode():

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from vidgen.cli import keep_freed_memory, peak_memory_mib, run
-from vidgen.generation import SHIPPED_MODEL
+from vidgen.generation import QUALITIES, SHIPPED_MODEL
 
 
-def measure(model: Path, duration_s: float, steps: int | None) -> dict[str, float]:
+def measure(model: Path, duration_s: float, steps: int | None, quality: str | None) -> dict[str, float]:
     """Make one clip in this process. Sustained is what comes after the first part, over the time that it takes."""
     import torch
 
@@ -24,7 +24,7 @@ def measure(model: Path, duration_s: float, steps: int | None) -> dict[str, floa
     from vidgen.pipeline import VidGenPipeline
 
     keep_freed_memory()
-    pipeline = VidGenPipeline.from_pretrained(model, device=choose_device("auto"))
+    pipeline = VidGenPipeline.from_pretrained(model, device=choose_device("auto"), quality=quality)
     rate = float(pipeline.generation.spec().frame_rate)
     chunks = pipeline.stream(
         "a big red rubber ball rolls in from the left",
@@ -49,17 +49,19 @@ def measure(model: Path, duration_s: float, steps: int | None) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.streaming", description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
+    parser.add_argument("--quality", choices=QUALITIES, help="of a model with a few-step student: it, or its teacher")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 60.0], help="lengths of clips")
     parser.add_argument("--steps", type=int, help="of the solver (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="measure the first length in this process; print a line")
     args = parser.parse_args()
     if args.json:
-        print(json.dumps(measure(args.model, args.seconds[0], args.steps)))
+        print(json.dumps(measure(args.model, args.seconds[0], args.steps, args.quality)))
         return
     print(f"{'clip s':>8} {'first part after s':>19} {'it lasts s':>11} {'then clip s a second':>21} {'peak MiB':>9}")
     for duration_s in args.seconds:
         command = [sys.executable, "-m", "bench.streaming", "--json", "--model", args.model, "--seconds", duration_s]
         command += [] if args.steps is None else ["--steps", args.steps]
+        command += [] if args.quality is None else ["--quality", args.quality]
         made = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)
         row = json.loads(made.stdout)
         print(

@@ -47,11 +47,13 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         asked = sampled(asked, args.samples)
     contenders = []
     names = labels([*args.model, *args.clips])
-    for name, model in zip(names, args.model, strict=False):
-        folder = args.output / name
+    for name, model, quality in [(*pair, quality) for pair in zip(names, args.model, strict=False)
+                                 for quality in args.quality]:  # fmt: skip
+        name = name if len(args.quality) == 1 else f"{name}-{quality}"
         made, facts = generate(
-            model, asked, folder, device=args.device, batch=args.batch, workers=args.workers, part=part(args.part)
-        )
+            model, asked, args.output / name, device=args.device, batch=args.batch, workers=args.workers,
+            part=part(args.part), quality=quality,
+        )  # fmt: skip
         contenders.append(Contender(name, made, facts, model))
     others = zip(names[len(args.model) :], args.clips, strict=True)
     return contenders + [Contender(name, matched(folder, asked)) for name, folder in others]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vidgen.cli import keep_freed_memory, run
 from vidgen.errors import InputError
 from vidgen.files import replacing
-from vidgen.generation import SHIPPED_MODEL
+from vidgen.generation import QUALITIES, SHIPPED_MODEL
 from vidgen.sheets import contact_sheet
 
 from .prompts import tabletop_prompts
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.gallery", description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL, help="folder of a model (default: the shipped)")
     parser.add_argument("--output", type=Path, required=True, help="folder for README.md and its pictures")
+    parser.add_argument("--quality", choices=QUALITIES, help="of a model with a few-step student: it, or its teacher")
     parser.add_argument("--count", type=int, default=24, help="samples (default: %(default)s)")
     args = parser.parse_args()
     prompts = [entry["prompt"] for entry in tabletop_prompts()]
@@ -35,7 +36,7 @@ def main() -> None:
     from vidgen.pipeline import VidGenPipeline
 
     keep_freed_memory()
-    pipeline = VidGenPipeline.from_pretrained(args.model)
+    pipeline = VidGenPipeline.from_pretrained(args.model, quality=args.quality)
     args.output.mkdir(parents=True, exist_ok=True)
     version = pipeline.generation.model_version
     lines = [

@@ -95,6 +95,7 @@ def generate(
     batch: int = 4,
     workers: int = 1,
     part: tuple[int, int] = (0, 1),
+    quality: str | None = None,
 ) -> tuple[list[Made], dict[str, Any]]:
     """An mp4 for each entry, made where it is missing; and ``models.model_facts``.
 
@@ -106,11 +107,12 @@ def generate(
         batch: clips made at once. A batch of which something is missing is computed whole, so that a run that was
             broken off ends in the very clips of one that was not.
         part: (k, n): make only every n-th batch, from the k-th on.
+        quality: of a model of vidgen's own, as ``generation.chosen_quality`` takes it.
 
     Raises:
         InputError: no such model, or a clip in the folder was made by another model or for another prompt.
     """
-    facts = models.model_facts(model)
+    facts = models.model_facts(model, quality)
     paths = clip_paths(asked, folder)
     rows = list(zip(asked, paths, strict=True))
     for entry, path in rows:
@@ -124,7 +126,7 @@ def generate(
     tags = {"model_version": facts["version"], "model_sha256": facts["sha256"]}
     batches = [rows[start : start + batch] for start in range(0, len(rows), batch)][part[0] :: part[1]]
     batches = [one for one in batches if not all(path.exists() for _, path in one)]
-    work = partial(_make, model=model, device=device, tags=tags)
+    work = partial(_make, model=model, device=device, tags=tags, quality=quality)
     for _ in spread(work, batches, workers, f"{folder.name} made", weigh=len):
         pass
     return [Made(entry, path, _why_not(path)) for entry, path in rows], facts
@@ -137,13 +139,16 @@ def _why_not(path: Path) -> str | None:
     return note.read_text(encoding="utf-8").strip() if note.exists() else "not made"
 
 
-def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str]) -> None:
+def _make(
+    rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[str, str], quality: str | None = None
+) -> None:
     """What is missing of a batch. Where it fails its clips are tried one by one: one takes no other along."""
-    models.load_pipeline(model, device)  # if the model itself cannot be had, no clip is to blame
+    models.load_pipeline(model, device, quality)  # if the model itself cannot be had, no clip is to blame
     if not is_vidgen(model):  # makes its clips one by one, so those that are there have no say
         rows = [row for row in rows if not row[1].exists()]
     try:
-        clips = models.make_clips(model, device, [entry.prompt for entry, _ in rows], [entry.seed for entry, _ in rows])
+        prompts, seeds = [entry.prompt for entry, _ in rows], [entry.seed for entry, _ in rows]
+        clips = models.make_clips(model, device, prompts, seeds, quality)
         for (entry, path), clip in zip(rows, clips, strict=True):
             if path.exists():
                 continue
@@ -154,7 +159,7 @@ def _make(rows: list[tuple[Asked, Path]], model: Path, device: str, tags: dict[s
         if len(rows) > 1:
             for row in rows:
                 if not row[1].exists():
-                    _make([row], model, device, tags)
+                    _make([row], model, device, tags, quality)
             return
         with replacing(rows[0][1].with_suffix(".failed")) as temporary:
             temporary.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")

@@ -46,7 +46,7 @@ def main() -> None:
     print(f"{'':30} {'mode':14} {'stream':6} {'loss':>8} {'95 % interval':>18} {'against the first':>20}")
     with tqdm(total=len(args.model) * len(args.modes) * len(clip_of_draw), disable=None, leave=False) as bar:
         for place, model in enumerate(args.model):
-            pipeline = VidGenPipeline.from_pretrained(model)
+            pipeline = VidGenPipeline.from_pretrained(model, quality="high")
             for mode in args.modes:
                 found = losses(pipeline, clips, clip_of_draw, mode, bar)
                 own = first.setdefault(mode, found)

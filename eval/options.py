@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from vidgen.errors import InputError
+from vidgen.generation import QUALITIES
 from vidgen.options import Parser
 
 from .prompt_lists import LISTS
@@ -11,6 +12,7 @@ from .prompt_lists import LISTS
 EXAMPLES = """examples:
   python -m eval.run --model weights --output out                           the tabletop suite
   python -m eval.run --model weights --model student --output out --blind   two models
+  python -m eval.run --model weights --quality fast high --output out       a few-step student and its teacher
   python -m eval.run --suite my-clips --output out                          any folder of clips
   python -m eval.run --model weights --suite vbench --output out            VBench's prompts"""
 DISTANCES = ("video", "frames", "sound")
@@ -35,6 +37,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--suite", default="tabletop", help="tabletop (default), vbench, or a folder of clips")
     parser.add_argument("--output", type=Path, required=True, help="folder for clips, results.json and report.html")
     what = parser.add_argument_group("what is made and measured")
+    what.add_argument(
+        "--quality", nargs="+", choices=QUALITIES, default=[None],
+        help="the models' few-step students, their teachers with guidance, or both (default: the student if there is)",
+    )  # fmt: skip
     what.add_argument("--prompts", type=Path, help="a JSON file instead of the suite's own prompts")
     what.add_argument(
         "--lists", nargs="+", choices=LISTS, default=["held_out"], help="tabletop: which fixed prompts (held_out)"
@@ -68,6 +74,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.limit or 1, args.batch, args.samples, args.workers) < 1 or args.limit == 0 or args.blur < 0:
         raise InputError("--limit, --batch, --samples and --workers must be at least 1, and --blur not negative")
+    args.quality = list(dict.fromkeys(args.quality))
     scored = bool(args.model or args.clips)
     if args.suite == "tabletop" and scored == (args.real is not None):
         raise InputError("give either --model, --clips or --real, or a folder of clips as --suite")

@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.clips < 1 or args.batch < 1 or not all(0 < sigma < 1 for sigma in args.sigma):
         raise InputError("--clips and --batch must be at least 1, and noise levels between 0 and 1")
-    pipeline = VidGenPipeline.from_pretrained(args.model)
+    pipeline = VidGenPipeline.from_pretrained(args.model, quality="high")
     clips = LatentClips(args.latents, latent_frames=args.latent_frames)
     chosen = range(max(0, len(clips) - args.clips), len(clips))
     captions = {"true": [clips.captions[index][0] for index in chosen]}

@@ -73,7 +73,7 @@ def compare(clips: Path, lora: Path, output: Path, model: Path, prompts: list[st
     """A sheet with what was trained on and each prompt before and after; their mean colours and echoes in figures."""
     for key, value in read_about(lora).items():
         print(f"{key}: {value}")
-    pipeline = VidGenPipeline.from_pretrained(model)
+    pipeline = VidGenPipeline.from_pretrained(model, quality="high")
     shown = [read_clip(path, sample_rate_hz=pipeline.generation.sample_rate_hz) for path in clips_in(clips)]
     sounds = [np.atleast_2d(clip.waveform)[0] for clip in shown if clip.waveform is not None]
     rate_hz = pipeline.generation.sample_rate_hz

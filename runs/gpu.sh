@@ -6,11 +6,12 @@
 # SCENES.npz are simulated beforehand (python -m vidgen.tabletop.physics): this needs neither MuJoCo nor PyAV.
 #   OUT=folder      what to take home, flat: state.tar.* (cat OUT/state.tar.* | tar -x -C OUTPUT) and the newest sheet
 #   RESUME=folder   what an earlier lease took home; unpacked first where OUTPUT is still empty
-#   WHEELS=folder   wheels to use beside the packages of the machine (diffusers, accelerate, einops)
+#   WHEELS=folder   wheels to use beside the packages of the machine (diffusers, accelerate, einops, peft)
 #   LEG=540         seconds from start to end, packing included
 #   PACK_MB=60      how much to take home; runs/pack.py tells what is left out first
 #   SPEND="420 180 240 420 150"   seconds of training of vae3d, audio, frames, clips and student, in all legs together;
 #                   the rest of three legs goes into starting, compiling and encoding the clips
+#   STUDENT_RANK=64 of the adapter that is the few-step student, in student/model/fast; the teacher is beside it
 #   SETTINGS="key=value …"        for every stage; SETTINGS_vae3d, _audio, _frames, _dit, _student for one
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,7 +67,8 @@ all_stages() {
     start=(--init "$work/frames/model/transformer")
   fi
   train dit dit "$clips_s" "batch_size=$clips" "${models[@]}" ${start[@]+"${start[@]}"} || return
-  train distill student "$student_s" "" --teacher "$work/dit/model" --latents "$work/latents" || return
+  train distill student "$student_s" "" --teacher "$work/dit/model" --latents "$work/latents" \
+    --lora-rank "${STUDENT_RANK:-64}" || return
   echo "== all stages are done: python sample.py --model $work/student/model --prompt …"
 }
 all_stages || true

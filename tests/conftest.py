@@ -20,7 +20,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     loaded: list[Path] = []
 
-    def load(model: Path, device: str) -> FakeModel:
+    def load(model: Path, device: str, quality: str | None = None) -> FakeModel:
         loaded.append(model)
         return FakeModel()
 

@@ -159,6 +159,7 @@ def test_nodes(fake):
         nodes["Generate"].execute(model, " \n", "", **SETTINGS, seed=4)
     assert nodes["LoadModel"].validate_inputs("tiny") is True
     assert "no model 'other'" in nodes["LoadModel"].validate_inputs("other")
+    assert "no few-step student" in nodes["LoadModel"].validate_inputs("tiny", "fast")
 
     loop = nodes["Generate"].execute(model, "a red ball", "", **SETTINGS | {"loop": True}, seed=4).values
     expected = make_pipeline()("a red ball", loop=True, generator=torch.Generator().manual_seed(4))
@@ -177,6 +178,24 @@ def test_nodes(fake):
     with pytest.raises(Interrupted):
         nodes["Sampler"].execute(model, text, **SETTINGS | {"num_inference_steps": 50}, seed=3)
     assert len(fake.updates) == 2
+
+
+def test_a_few_step_student_and_its_teacher(fake, tmp_path):
+    pytest.importorskip("peft")
+    from vidgen.lora import add_lora
+    from vidgen.model_folder import save_with_student
+
+    student = make_pipeline().transformer
+    add_lora(student, rank=2)
+    sampling = {"num_inference_steps": 1, "guidance_scale": 1.0, "audio_guidance_scale": 1.0, "model_version": "quick"}
+    save_with_student(tmp_path / "tiny", tmp_path / "both", student, sampling, {})
+    node = {node.__name__: node for node in asyncio.run(extension_nodes())}["LoadModel"]
+    assert node.validate_inputs("both", "fast") is True
+    versions = {
+        words: node.execute("both", *words).values[0].generation.model_version
+        for words in [(), ("fast if there is",), ("fast",), ("high",)]
+    }
+    assert versions == {(): "quick", ("fast if there is",): "quick", ("fast",): "quick", ("high",): "tiny"}
 
 
 def test_loras(fake, tmp_path):

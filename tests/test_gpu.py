@@ -203,3 +203,4 @@ def test_a_second_leg_goes_on_where_the_first_ended_and_a_third_from_what_was_ta
     again = load_file(tmp_path / "elsewhere" / "vae3d" / "model" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert (tmp_path / "elsewhere" / "student" / "model" / "model_index.json").exists()
+    assert (tmp_path / "elsewhere" / "student" / "model" / "fast" / "pytorch_lora_weights.safetensors").exists()

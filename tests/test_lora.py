@@ -1,18 +1,20 @@
 """Adapters: kept with their alpha, added at their scales, fused or not, and refused where they do not belong."""
 
 import copy
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.test_pipeline import make_pipeline
 from vidgen.dit.model import JointDiT
 from vidgen.errors import InputError
-from vidgen.lora import FILE_NAME, Lora, add_lora, load_loras, purpose, read_about, save_lora
+from vidgen.lora import FILE_NAME, TARGETS, Lora, add_lora, load_loras, purpose, read_about, save_lora
 
 SIZES = {"video_channels": 4, "audio_channels": 4, "text_dim": 8, "depth": 2, "heads": 2, "text_layers": 1}
 
@@ -99,6 +101,47 @@ def test_several_fused_or_not_are_the_sum_of_their_products(tmp_path):
     for lora in loras:
         load_loras(one_by_one, [lora])
     torch.testing.assert_close(velocities(one_by_one), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_fusing_takes_no_peft(tmp_path, monkeypatch):
+    file = tmp_path / "night.safetensors"
+    trained(file, rank=4, alpha=10.0)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    model = network()
+    load_loras(model, [Lora(file, 0.5)], fuse=True)
+    expected = with_added_products((file, 2.5, 0.5))
+    torch.testing.assert_close(velocities(model).double(), velocities(expected), atol=2e-6, rtol=1e-4)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_kept_in_half_is_added_without_further_rounding(tmp_path):
+    adapted = trained(tmp_path / "whole")
+    save_lora(adapted, tmp_path / "half", {}, torch.float16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half").values()} == {torch.float16}
+    model = network()
+    load_loras(model, [Lora(tmp_path / "half")], fuse=True)
+    expected = with_added_products((tmp_path / "half", 2.5, 1.0))
+    torch.testing.assert_close(velocities(model).double(), velocities(expected), atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "own", [{"rank_pattern": {"mlp.up": 2}, "alpha_pattern": {"attn.qkv": 3.0}}, {"use_rslora": True}, {"r": 4}]
+)
+def test_layers_that_differ_and_other_scales_are_fused_as_they_work(tmp_path, own):
+    adapted = network()
+    adapted.add_adapter(LoraConfig(**{"r": 4, "lora_alpha": 10.0, "target_modules": list(TARGETS)} | own))
+    for name, parameter in adapted.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tensors = {f"transformer.{name}": value for name, value in get_peft_model_state_dict(adapted).items()}
+    settings = {key: value for key, value in adapted.peft_config["default"].to_dict().items() if value is not None}
+    settings = {f"transformer.{key}": sorted(value) if isinstance(value, set) else value
+                for key, value in settings.items()}  # fmt: skip
+    save_file(tensors, tmp_path / "all.safetensors", {"lora_adapter_metadata": json.dumps(settings, default=str)})
+    model = network()
+    load_loras(model, [Lora(tmp_path / "all.safetensors")], fuse=True)
+    torch.testing.assert_close(velocities(model), velocities(adapted), atol=1e-4, rtol=1e-3)
+    assert not hasattr(model, "peft_config")
 
 
 def test_diffusers_itself_reads_the_file(tmp_path):

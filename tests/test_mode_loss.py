@@ -31,7 +31,7 @@ class Off(torch.nn.Module):
 def pipeline():
     from vidgen.pipeline import VidGenPipeline
 
-    return VidGenPipeline.from_pretrained("weights")
+    return VidGenPipeline.from_pretrained("weights", quality="high")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_small_difference_is_told_from_none(pipeline, cache, clips, monkeypatc
 
     answers = iter((0.1, 0.11))
 
-    def load(_folder):
+    def load(_folder, quality=None):
         pipeline.transformer = Off(next(answers))
         return pipeline
 

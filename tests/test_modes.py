@@ -160,7 +160,7 @@ def test_a_run_goes_on_and_refuses_what_is_not_its_own(tmp_path):
 def test_a_kept_table_is_not_taken_for_another_models_of_the_same_version(world, tmp_path, monkeypatch, changed):
     clips, pipeline, calls = world
     monkeypatch.setattr(modes.Verifier, "load", lambda: None)
-    monkeypatch.setattr("vidgen.pipeline.VidGenPipeline.from_pretrained", lambda _: pipeline)
+    monkeypatch.setattr("vidgen.pipeline.VidGenPipeline.from_pretrained", lambda _, quality: pipeline)
     monkeypatch.setattr(modes, "real_clips", lambda *_: clips)
     monkeypatch.setattr(modes, "save", lambda *_: None)
     model = tmp_path / "model"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import cli
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig
+from .generation import QUALITIES, SHIPPED_MODEL, GenerationConfig, chosen_quality
 from .options import Parser, parse_args
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--lora", nargs="+", action="extend", default=[], metavar="PATH[:SCALE]",
                         help="adapters to choose from on the page")  # fmt: skip
+    parser.add_argument("--quality", choices=QUALITIES,
+                        help="fast: the few-step student of the model (default if there is); high: guided")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder for clips (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves other machines too (default: %(default)s)")
@@ -62,15 +64,18 @@ class Studio:
     Args:
         pictures: a folder under the system's temporary one, for what is shown: Gradio serves copies from there.
         loras: adapters to choose from, each ``PATH[:SCALE]``; visitors see their labels only.
+        quality: as which the pipeline was loaded, for the recipes of clips.
     """
 
     def __init__(
-        self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path, loras: Sequence[str] = ()
-    ):
+        self, pipeline: "VidGenPipeline", model: Path, output: Path, pictures: Path, loras: Sequence[str] = (),
+        quality: str | None = None,
+    ):  # fmt: skip
         from .app_form import adapter_labels
 
         self.pipeline, self.model, self.output, self.pictures = pipeline, model, output, pictures
         self.adapters = adapter_labels(loras)  # by label
+        self.quality = quality
         self.turn = threading.Lock()
         self.stops: dict[str, threading.Event] = {}  # of the visitors whose clips are being made
 
@@ -95,7 +100,7 @@ class Studio:
         from .making import Made, Stopped, make
 
         args = parse_args(Form(*values).words(self.pipeline.generation, self.output, self.adapters))
-        args.model, args.output = self.model, self.output
+        args.model, args.output, args.quality = self.model, self.output, self.quality
         stop = self.stops[visitor] = threading.Event()
         start_s, strip = time.perf_counter(), ""
         states = make(self.pipeline, args, self.pictures, self.turn, stop)
@@ -165,7 +170,8 @@ def launch(page: "gr.Blocks", args: argparse.Namespace, *, wait: bool = True) ->
 
 def main() -> None:
     args = parse_arguments()
-    GenerationConfig.load(args.model)
+    args.quality = chosen_quality(args.model, args.quality)
+    GenerationConfig.load(args.model, args.quality)
     from .app_page import build, import_gradio
 
     import_gradio()
@@ -175,10 +181,10 @@ def main() -> None:
     from .lora import Lora
     from .pipeline import VidGenPipeline
 
-    pipeline = VidGenPipeline.from_pretrained(args.model, device=choose_device(args.device))
+    pipeline = VidGenPipeline.from_pretrained(args.model, device=choose_device(args.device), quality=args.quality)
     pipeline.use_loras([Lora.parse(text) for text in args.lora])  # what does not fit is told now
     with tempfile.TemporaryDirectory(prefix="vidgen-") as pictures:
-        studio = Studio(pipeline, args.model, args.output, Path(pictures), args.lora)
+        studio = Studio(pipeline, args.model, args.output, Path(pictures), args.lora, args.quality)
         ideas = IDEAS if args.model == SHIPPED_MODEL else ()
         launch(build(studio, args.max_duration, ideas), args)
 

@@ -176,6 +176,10 @@ class DistillConfig(TrainConfig):
     audio_weight: float = 1.0
     cached_clips: int = 0
     """As in ``DiTConfig``."""
+    lora_rank: int = 0
+    """Keep the student as an adapter of this rank over its teacher, in the teacher's folder; 0 makes it a model."""
+    lora_alpha: float = 0.0
+    """As in ``DiTConfig``."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ SHIPPED_MODEL = next(
 )
 """The model that the repository carries at its root, and a wheel inside the package."""
 FILE_NAME = "generation_config.json"
+FAST = "fast"
+"""The folder, in a model's own, of its few-step student: an adapter, and how sampling differs from the teacher's."""
+QUALITIES = (FAST, "high")
 WORD = re.compile(r"\b[^\W\d_]+\b")
 FEW_WORDS = 1000
 """A model that learned from no more words than these names them: prompts with others can then be told so."""
@@ -116,22 +119,31 @@ class GenerationConfig:
         return config
 
     @classmethod
-    def load(cls, folder: str | Path) -> "GenerationConfig":
+    def load(cls, folder: str | Path, quality: str | None = None) -> "GenerationConfig":
         """Read it from a model's folder.
 
+        Args:
+            quality: as ``chosen_quality`` takes it.
+
         Raises:
-            InputError: no such folder or file, or a file that is damaged or of another version.
+            InputError: no such folder or file, a file that is damaged or of another version, or a quality that the
+                model does not have.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"{folder}: no such model folder")
-        path = folder / FILE_NAME
-        try:
-            config = cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise InputError(f"{path} is missing: {folder} is not the folder of a vidgen model") from error
-        except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        values: dict[str, Any] = {}
+        paths = [folder / FILE_NAME]
+        if chosen_quality(folder, quality) == FAST:
+            paths.append(folder / FAST / FILE_NAME)  # only what differs
+        for path in paths:
+            try:
+                values |= json.loads(path.read_text(encoding="utf-8"))
+                config = cls.from_dict(values)
+            except FileNotFoundError as error:
+                raise InputError(f"{path} is missing: {folder} is not the folder of a vidgen model") from error
+            except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+                raise InputError(f"{path} is damaged: {error}") from error
         return config
 
 
@@ -150,9 +162,24 @@ class Sampling:
         return not self.guidance_scale == self.audio_guidance_scale == 1
 
 
+def chosen_quality(folder: str | Path, quality: str | None = None) -> str:
+    """``fast``, a model's few-step student, or ``high``, its teacher with guidance; None takes the student if there is
+    one.
+
+    Raises:
+        InputError: another word, or the student of a model that has none.
+    """
+    if quality not in (None, *QUALITIES):
+        raise InputError(f"the quality is {' or '.join(QUALITIES)}, not {quality!r}")
+    has_student = (Path(folder) / FAST / FILE_NAME).is_file()
+    if quality == FAST and not has_student:
+        raise InputError(f"{folder} has no few-step student: leave out the quality {FAST}, or give another model")
+    return quality or (FAST if has_student else QUALITIES[-1])
+
+
 def words_known(folder: Path) -> list[str]:
     """The words that a model says it learned from; none where it does not say."""
-    return GenerationConfig.load(folder).words if (folder / FILE_NAME).is_file() else []
+    return GenerationConfig.load(folder, "high").words if (folder / FILE_NAME).is_file() else []
 
 
 def words_of(captions: Iterable[Sequence[str]]) -> list[str]:

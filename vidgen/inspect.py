@@ -22,6 +22,7 @@ FLAGS = {
     "frame_rate": "--fps",
     "dtype": "--dtype",
     "model": "--model",
+    "quality": "--quality",
     "add_audio": "--add-audio",
     "camera": "--camera",
 }

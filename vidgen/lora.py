@@ -2,7 +2,7 @@
 
 Made by ``train.py dit --lora-rank``, kept as one safetensors file in diffusers' layout: its names begin with
 ``transformer.``, its alpha stands in the metadata (``lora_adapter_metadata``), and the metadata says what it is for.
-Needs peft.
+Training one needs peft, and so does taking one out again; ``load_loras(…, fuse=True)`` does not.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ TARGETS = ("attn.qkv", "attn.proj", "mlp.up", "mlp.down")
 """The linear layers of every block, of the text refiner's as well."""
 STORED = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 """Of peft's configuration: what decides the output. The rest grows with each release, and older ones refuse it."""
+SCALE_KEYS = {"r", "lora_alpha"}
+SAYS_NOTHING = {"target_modules", "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode",
+                "lora_dropout", "megatron_core", "peft_version"}  # fmt: skip
+"""Of peft's configuration: what does not change how the products are added to the weights."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +80,20 @@ def add_lora(network: Any, rank: int, alpha: float | None = None) -> None:
     network.add_adapter(config)
 
 
-def save_lora(network: Any, path: Path, about: dict[str, str]) -> None:
+def save_lora(network: Any, path: Path, about: dict[str, str], dtype: torch.dtype | None = None) -> None:
     """Write the one adapter of a network.
 
     Args:
         path: a ``.safetensors`` file.
         about: what it is for, as it stands in the file's metadata.
+        dtype: what it is stored as; None keeps that of training.
     """
     (name,) = network.peft_config
     values = _peft().get_peft_model_state_dict(network, adapter_name=name)
     own = network.peft_config[name].to_dict()
     own = {key: sorted(own[key]) if isinstance(own[key], set) else own[key] for key in STORED if key in own}
     metadata = {"format": "pt", ALPHA_KEY: json.dumps({f"{PREFIX}.{key}": value for key, value in own.items()})}
-    tensors = {f"{PREFIX}.{key}": value.detach().cpu().contiguous() for key, value in values.items()}
+    tensors = {f"{PREFIX}.{key}": value.detach().to("cpu", dtype).contiguous() for key, value in values.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata | about)
 
@@ -125,22 +131,29 @@ def load_loras(network: Any, loras: Sequence[Lora], *, names: Sequence[str] | No
     Args:
         names: one for each, to be called by in ``set_adapters``; numbered by default.
         fuse: add them into the weights at once. The output is the same but for rounding, and as fast as without; they
-            cannot be taken out again.
+            cannot be taken out again. Needs no peft where a file asks for nothing but scale·alpha/rank·B A.
 
     Raises:
-        InputError: peft is not installed, a file is missing or damaged, or made for another network.
+        InputError: peft is needed and not installed, a file is missing or damaged, or made for another network.
     """
     if not loras:
         return
-    _peft()
     read = [_read(lora.file) for lora in loras]
     for lora, (tensors, _, about) in zip(loras, read, strict=True):
         _check_fit(network, lora.file, tensors, about)
+    if fuse and not getattr(network, "peft_config", None):
+        products = [_products(tensors, settings) for tensors, settings, _ in read]
+        if all(product is not None for product in products):
+            for lora, product in zip(loras, products, strict=True):
+                _add_products(network, product or {}, lora.scale)
+            network.requires_grad_(False).eval()
+            return
+    known = {field.name for field in dataclasses.fields(_peft().LoraConfig)}
     active = _active_adapters(network)
     taken = getattr(network, "peft_config", {})
     free = (name for name in (f"lora_{number}" for number in range(10**6)) if name not in taken)
     for lora, name, (tensors, settings, _) in zip(loras, names or list(islice(free, len(loras))), read, strict=True):
-        prefixed = {f"{PREFIX}.{key}": value for key, value in settings.items()} or None
+        prefixed = {f"{PREFIX}.{key}": value for key, value in settings.items() if key in known} or None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
             network.load_lora_adapter(tensors, prefix=PREFIX, adapter_name=name, metadata=prefixed)
@@ -227,9 +240,37 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]
         raise InputError(f"{file} is not a LoRA of a transformer in diffusers' layout: its names do not say so")
     if not own:
         warnings.warn(f"{file} does not tell its alpha: it is taken for its rank", stacklevel=3)
-    known = {field.name for field in dataclasses.fields(_peft().LoraConfig)}
     metadata.pop("format", None)
-    return tensors, {key: value for key, value in own.items() if key in known}, metadata
+    return tensors, own, metadata
+
+
+def _products(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor, float]] | None:
+    """B (out, rank), A (rank, in) and alpha / rank by layer; None for files whose layers differ in them, or that hold
+    or ask for more than these products: those are peft's."""
+    layers = {key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")}
+    names = {f"{layer}.lora_{part}.weight" for layer in layers for part in "AB"}
+    if tensors.keys() != names or any(tensor.ndim != 2 for tensor in tensors.values()):
+        return None
+    pairs = {layer: (tensors[f"{layer}.lora_B.weight"], tensors[f"{layer}.lora_A.weight"]) for layer in layers}
+    ranks = {side for up, down in pairs.values() for side in (up.shape[1], down.shape[0])}
+    rank = settings.get("r", max(ranks))
+    harmless: dict[str, Any] = {"init_lora_weights": True, "bias": "none"}
+    asks_more = any(
+        value and harmless.get(key) != value for key, value in settings.items() if key not in SCALE_KEYS | SAYS_NOTHING
+    )
+    if ranks != {rank} or asks_more or (settings and not settings.keys() >= SCALE_KEYS):
+        return None
+    scale = settings.get("lora_alpha", rank) / rank
+    return {layer.removeprefix(f"{PREFIX}."): (*pair, scale) for layer, pair in pairs.items()}
+
+
+@torch.no_grad()
+def _add_products(network: nn.Module, products: dict[str, tuple[Tensor, Tensor, float]], strength: float) -> None:
+    for layer, (up, down, scale) in products.items():
+        weight: Any = network.get_submodule(layer).weight
+        kind = torch.promote_types(weight.dtype, torch.float32)  # half would round the products
+        up, down = up.to(weight.device, kind), down.to(weight.device, kind)
+        weight.add_((strength * scale * (up @ down)).to(weight.dtype))
 
 
 def _check_fit(network: Any, file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:

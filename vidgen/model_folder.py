@@ -3,10 +3,15 @@
 ``VidGenPipeline.from_pretrained(folder)`` checks every file. diffusers' ``DiffusionPipeline.from_pretrained(folder)``
 gives the same pipeline once ``from vidgen import VidGenPipeline`` has run; without it, the stub ``pipeline.py`` in the
 folder serves: ``DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)``.
+
+A folder may hold a model and its few-step student, an adapter in ``fast``; diffusers' own loader gives the model.
 """
 
 import dataclasses
+import json
+import shutil
 import tempfile
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,11 @@ from .audio_sync.codec import AudioCodec
 from .clip import ClipSpec
 from .dit.model import JointDiT
 from .errors import InputError
-from .generation import GenerationConfig
+from .generation import FAST, GenerationConfig, chosen_quality
+from .generation import FILE_NAME as GENERATION_CONFIG
 from .loading import cast, load_network
+from .lora import FILE_NAME as LORA
+from .lora import Lora, load_loras, save_lora
 from .published_folders import HUB_NAME, local_folder
 from .text import TransformersEncoder, WordVectorEncoder, load_text_encoder
 from .vae3d.autoencoder import SpacetimeVAE
@@ -51,6 +59,24 @@ clip = pipe("a small red metal ball drops onto a wooden floor")
 write_video("clip.mp4", clip.frames[0], clip.audio[0], clip.frame_rate, clip.sample_rate)
 ```
 """
+
+
+def save_with_student(
+    teacher: Path, folder: Path, student: JointDiT, sampling: Mapping[str, Any], about: dict[str, str]
+) -> None:
+    """A model's folder with its few-step student in it: the teacher's files as they are, and ``fast``.
+
+    Args:
+        teacher: the folder of a model; a student that is in it already is left out.
+        student: the teacher's transformer with an adapter.
+        sampling: entries of ``GenerationConfig`` that are the student's own.
+        about: what the adapter is for, as its file's metadata say it.
+    """
+    shutil.copytree(teacher, folder, ignore=lambda place, _: [FAST] if Path(place) == Path(teacher) else [])
+    fast = folder / FAST
+    fast.mkdir()
+    (fast / GENERATION_CONFIG).write_text(json.dumps(dict(sampling), indent=2) + "\n", encoding="utf-8")
+    save_lora(student, fast / LORA, about, torch.float16)
 
 
 class FolderPipeline(DiffusionPipeline):
@@ -110,6 +136,9 @@ class FolderPipeline(DiffusionPipeline):
     ) -> None:
         """Write the model's folder: ``model_index.json``, ``generation_config.json``, a folder for each component.
 
+        A pipeline is saved as what it is: of a folder with a teacher and its few-step student the one that was loaded,
+        as a model of its own. A student that lay in ``save_directory`` belonged to what is replaced, and goes with it.
+
         Args:
             dtype: what weights are stored as; None keeps that of each component.
             max_shard_size: of a weights file.
@@ -126,6 +155,8 @@ class FolderPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.register_modules(**self.components)
+        for name in (GENERATION_CONFIG, LORA):
+            (folder / FAST / name).unlink(missing_ok=True)
         for name, module in self.components.items():
             target = folder / name
             for stale in target.glob("*.safetensors*"):
@@ -148,31 +179,38 @@ class FolderPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        quality: str | None = None,
     ) -> Any:
-        """Load a folder that ``save_pretrained`` wrote; every weight must be there, and no other.
+        """Load a folder that ``save_pretrained`` or ``train.py`` wrote; every weight must be there, and no other.
 
         Args:
             pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
             torch_dtype, dtype: of the transformer; None takes float32 on a CPU and bfloat16 elsewhere. The
                 autoencoders, a small part of the work, always compute in float32: the eight bits of bfloat16 would be
                 heard.
+            quality: ``fast`` loads the model's few-step student, ``high`` its teacher; None takes the student if there
+                is one.
 
         Raises:
-            InputError: a file is missing, damaged, or does not fit the networks; the message names it.
+            InputError: a file is missing, damaged, or does not fit the networks, or there is no student where one is
+                asked for; the message names it.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.exists() and HUB_NAME.fullmatch(str(folder)):
             folder = local_folder(folder)
-        generation = GenerationConfig.load(folder)
+        generation = GenerationConfig.load(folder, quality)
         device = torch.device(device)
         chosen = torch_dtype or dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         for name in ("vae", "codec", "transformer", "text_encoder"):
             if not (folder / name).is_dir():
                 raise InputError(f"{folder / name} is missing: the model's folder is not complete")
+        transformer = load_network(JointDiT, folder / "transformer")
+        if chosen_quality(folder, quality) == FAST:
+            load_loras(transformer, [Lora(folder / FAST)], fuse=True)
         networks = {
             "vae": load_network(SpacetimeVAE, folder / "vae").to(device),
             "codec": load_network(AudioCodec, folder / "codec").to(device),
-            "transformer": cast(load_network(JointDiT, folder / "transformer"), chosen).to(device),
+            "transformer": cast(transformer, chosen).to(device),
             "text_encoder": load_text_encoder(folder / "text_encoder", device=device),
         }
         return cls(**networks, generation=generation)

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .errors import InputError
-from .generation import SHIPPED_MODEL
+from .generation import QUALITIES, SHIPPED_MODEL
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
@@ -125,6 +125,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how = parser.add_argument_group("how")
     how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
                      help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
+    how.add_argument("--quality", choices=QUALITIES,
+                     help="fast: the few-step student of the model (default, if it has one); high: guided")  # fmt: skip
     how.add_argument("--lora", nargs="+", action="extend", default=[], metavar="PATH[:SCALE]",
                      help="adapters: a file, or a folder of train.py --lora-rank; scale 1 by default")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")

@@ -14,7 +14,7 @@ from .errors import InputError
 NOT_FOR_OTHERS = {
     "keyframe": "--keyframe", "video": "--video", "extend": "--extend", "replace": "--replace", "audio": "--audio",
     "only": "--only", "mask": "--mask", "strength": "--strength", "loop": "--loop", "camera": "--camera",
-    "solver": "--solver", "modality_guidance": "--modality-guidance",
+    "solver": "--solver", "quality": "--quality", "modality_guidance": "--modality-guidance",
 }  # fmt: skip
 """Flags that only vidgen's own models understand."""
 
@@ -82,7 +82,9 @@ def make(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         from .loading import choose_device
         from .pipeline import VidGenPipeline
 
-        hearing = VidGenPipeline.from_pretrained(args.add_audio, device=choose_device(args.device))
+        hearing = VidGenPipeline.from_pretrained(  # a student never learned to heed what is given
+            args.add_audio, device=choose_device(args.device), quality="high"
+        )
     print(f"{model.name}: {model.placement}", file=sys.stderr)
     load_s = time.perf_counter() - start_s
     for job in tqdm(jobs, unit="clip", disable=not sys.stderr.isatty() or len(jobs) == 1, leave=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .generation import FAST
 from .generation import FILE_NAME as GENERATION_CONFIG
 
 PLAIN_INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
@@ -53,7 +54,10 @@ def local_folder(model: str | Path) -> Path:
         if found == PLAIN_INDEX:
             from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-            return Path(DiffusionPipeline.download(name, use_safetensors=True))
+            folder = Path(DiffusionPipeline.download(name, use_safetensors=True))
+            if is_vidgen(folder):  # a few-step student is none of the parts that diffusers knows
+                huggingface_hub.snapshot_download(name, allow_patterns=[f"{FAST}/*"])
+            return folder
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub's client raises its own, and those of whichever HTTP library it uses
         raise InputError(f"{name}: there is no such folder, and no such model on the hub can be had: "

@@ -108,6 +108,7 @@ def recorded_settings(
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **material_settings(args),
+        **({"quality": args.quality} if args.quality else {}),
         **({"lora": args.lora} if args.lora else {}),
         **({"model": str(args.model)} if args.model != SHIPPED_MODEL else {}),
     }

@@ -152,7 +152,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
 
     own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
     if args.model is not None:
-        own = GenerationConfig.load(args.model)
+        own = GenerationConfig.load(args.model, "high")
     words = words_of(dataset.captions)
     if args.init is not None:  # and what was learned before, if that is known
         known = own.words or words_known(args.init.parent)
@@ -183,14 +183,21 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
 
 def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, accelerator: Accelerator) -> Stage:
     from .distill import DistillConfig, distillation_loss
+    from .lora import add_lora, purpose
+    from .model_folder import save_with_student
     from .pipeline import VidGenPipeline
 
     if args.teacher is None:
         raise InputError("the distill stage needs --teacher: a complete model folder, as the dit stage leaves it")
     device = accelerator.device
-    teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device)
+    if settings.lora_rank and args.init is not None:
+        raise InputError("the adapter of a student is one over its --teacher: leave out --init")
+    teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device, quality="high")
+    # A network of its own: what is learned must not change what it is learned from.
     student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
     teacher.transformer.requires_grad_(False)
+    if settings.lora_rank:
+        add_lora(student, settings.lora_rank, settings.lora_alpha or None)
     if is_sharded(settings, accelerator):
         shard(teacher.transformer, accelerator)
     own = teacher.generation
@@ -226,22 +233,29 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
             config=plan,
         )
 
+    sampling: dict[str, Any] = {
+        "num_inference_steps": settings.student_steps,
+        "guidance_scale": 1.0,
+        "audio_guidance_scale": 1.0,
+        "modality_scale": 1.0,
+        "video_shift": own.video_shift,
+        "audio_shift": own.audio_shift,
+        "solver": "euler",
+        "model_version": f"{own.model_version}, {settings.student_steps}-step student",
+    }
+
     def pipeline(average: Any) -> Any:
-        generation = dataclasses.replace(
-            own,
-            num_inference_steps=settings.student_steps,
-            guidance_scale=1.0,
-            audio_guidance_scale=1.0,
-            modality_scale=1.0,
-            solver="euler",
-            model_version=f"{own.model_version}, {settings.student_steps}-step student",
-        )
+        generation = dataclasses.replace(own, **sampling)
         return VidGenPipeline(teacher.vae, teacher.codec, average, teacher.text_encoder, generation)
 
     def finish(average: Any, folder: Path, steps: int) -> None:
-        pipeline(average).save_pretrained(folder)
+        if settings.lora_rank:
+            about = purpose(own.model_version, sampling["model_version"], dataset.captions, steps)
+            save_with_student(args.teacher, folder, average, sampling, about)
+        else:
+            pipeline(average).save_pretrained(folder)
 
-    passes = 3 + 2 * settings.teacher_substeps
+    passes = (2 if settings.lora_rank else 3) + 2 * settings.teacher_substeps
     stage = transformer_stage(student, dataset, loss, finish, pipeline, args, spec, device, passes)
     stage.validation = held_back_latents(
         args, settings, accelerator, teacher.vae, teacher.codec, spec, only_videos=True

@@ -53,7 +53,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="training time of the whole stage, in all runs together, instead of a number of steps",
     )
     onward.add_argument("--model", type=Path, help="dit: a whole model's folder, for --vae, --codec, --text and --init")
-    onward.add_argument("--lora-rank", type=int, metavar="R", help="dit: train an adapter (LoRA) of --model or --init")
+    onward.add_argument(
+        "--lora-rank", type=int, metavar="R", help="train an adapter (LoRA) of --model or --init; distill: of --teacher"
+    )
     onward.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter works at A / R (default R)")
     onward.add_argument("--vae", type=Path, help="dit: folder of a trained vae3d")
     onward.add_argument("--codec", type=Path, help="dit: folder of a trained audio codec")

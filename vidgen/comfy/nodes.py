@@ -7,6 +7,8 @@ import folder_paths
 import torch
 from comfy_api.latest import ComfyExtension, io
 
+from ..errors import InputError
+from ..generation import QUALITIES, chosen_quality
 from ..lora import Lora
 from ..published_folders import is_vidgen
 from ..recipe import is_made_in_parts
@@ -16,6 +18,7 @@ from .sampling import VidGenLatents, VidGenModel, VidGenText, denoise, encode_te
 from .schema import CATEGORY, MODELS, clip_outputs, material_inputs, outputs, prompt_inputs, sampling_inputs
 
 LORAS = "loras"
+OWN_QUALITY = "fast if there is"
 SHELF = Shelf(lambda: folder_paths.get_folder_paths(MODELS), is_vidgen)
 
 ModelType = io.Custom("VIDGEN_MODEL")
@@ -66,17 +69,29 @@ class LoadModel(io.ComfyNode):
             display_name="Load vidgen model",
             category=CATEGORY,
             description=f"A model of models/{MODELS}, or the one that vidgen ships. It stays loaded between runs.",
-            inputs=[io.Combo.Input("model", options=SHELF.names())],
+            inputs=[
+                io.Combo.Input("model", options=SHELF.names()),
+                io.Combo.Input("quality", options=[OWN_QUALITY, *QUALITIES], default=OWN_QUALITY, optional=True,
+                               tooltip="fast: the model's few-step student; high: its teacher, with guidance."),
+            ],
             outputs=[ModelType.Output("model_out", display_name="model")],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, model: str) -> bool | str:
-        return SHELF.check(model)
+    def validate_inputs(cls, model: str, quality: str = OWN_QUALITY) -> bool | str:
+        try:
+            chosen_quality(SHELF.find(model), cls.asked(quality))
+        except InputError as error:
+            return str(error)
+        return True
 
     @classmethod
-    def execute(cls, model: str) -> io.NodeOutput:
-        return io.NodeOutput(VidGenModel.open(SHELF.find(model)))
+    def execute(cls, model: str, quality: str = OWN_QUALITY) -> io.NodeOutput:
+        return io.NodeOutput(VidGenModel.open(SHELF.find(model), cls.asked(quality)))
+
+    @staticmethod
+    def asked(quality: str) -> str | None:
+        return None if quality == OWN_QUALITY else quality
 
 
 class LoadLora(io.ComfyNode):

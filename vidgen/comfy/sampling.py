@@ -42,9 +42,13 @@ class VidGenModel:
         self.generation = shared.pipeline.generation
 
     @classmethod
-    def open(cls, folder: Path) -> "VidGenModel":
-        """From a model's folder; raises InputError if it is damaged or holds no model."""
-        return cls(_Shared(folder))
+    def open(cls, folder: Path, quality: str | None = None) -> "VidGenModel":
+        """From a model's folder, of a quality as ``generation.chosen_quality`` takes it.
+
+        Raises:
+            InputError: it is damaged, or holds no model of that quality.
+        """
+        return cls(_Shared(folder, quality))
 
     def with_lora(self, lora: Lora) -> "VidGenModel":
         """The same with one more.
@@ -66,11 +70,11 @@ class VidGenModel:
 class _Shared:
     """What ComfyUI has on its books, and the LoRAs that are in it now."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, quality: str | None):
         device = memory.get_torch_device()
         is_half = not memory.is_device_cpu(device) and memory.should_use_bf16(device)
         dtype = torch.bfloat16 if is_half else torch.float32
-        self.pipeline = VidGenPipeline.from_pretrained(folder, torch_dtype=dtype)
+        self.pipeline = VidGenPipeline.from_pretrained(folder, torch_dtype=dtype, quality=quality)
         self.patcher = comfy.model_patcher.ModelPatcher(
             VidGenNetworks(self.pipeline.components),
             load_device=device,
