@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.add_audio is not None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
-    args.quality = chosen_quality(args.model, args.quality)
+    args.quality = chosen_quality(args.model, args.quality or recipe.quality_needed(args, bool(jobs[0].story)))
     defaults = GenerationConfig.load(args.model, args.quality)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     if not args.lora:  # which may have taught it further words

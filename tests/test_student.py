@@ -17,7 +17,7 @@ from eval import contenders, models
 from eval import options as eval_options
 from tests.test_pipeline import make_pipeline, seeded
 from tests.test_train import run, scenes, weights  # noqa: F401
-from vidgen import VidGenPipeline, inspect, published_clips
+from vidgen import VidGenPipeline, inspect, published_clips, recipe
 from vidgen.errors import InputError
 from vidgen.generation import FAST, GenerationConfig
 from vidgen.lora import FILE_NAME, Lora, add_lora, read_about, save_lora
@@ -151,6 +151,17 @@ def test_a_clip_says_which_it_was_made_by_and_the_command_makes_it_again(both, t
         sample.main([*shlex.split(inspect.command(tags))[2:], "--output", str(again)])
         assert read_metadata(again) == tags
         assert np.array_equal(read_clip(again).frames, frames)
+
+
+@pytest.mark.parametrize(
+    ("words", "quality"),
+    [([], None), (["--duration", "0.2"], None), (["--no-audio"], "high"), (["--loop"], "high"),
+     (["--image", "a.png"], "high"), (["--duration", "30"], "high")],
+)  # fmt: skip
+def test_what_a_student_was_not_taught_is_its_teacher_s(words, quality, both):
+    args = sample.parse_args(["--model", str(both), "--prompt", "a red ball", *words])
+    assert recipe.quality_needed(args, is_story=False) == quality
+    assert recipe.quality_needed(args, is_story=True) == "high"
 
 
 def test_the_command_line_refuses_a_student_that_is_not_there(teacher, tmp_path):

@@ -67,6 +67,14 @@ def read_material(
     )
 
 
+def quality_needed(args: argparse.Namespace, is_story: bool) -> str | None:
+    """``high`` where something is given, or made in windows, or without sound: a student learns whole clips alone."""
+    paths = (args.image, args.last_image, args.video, args.audio)
+    is_more = any(path is not None for path in paths) or args.keyframe or args.loop or args.no_audio or is_story
+    own_s = GenerationConfig.load(args.model, "high").spec().duration_s
+    return "high" if is_more or (args.duration is not None and args.duration > own_s) else None
+
+
 def material_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What was given, by file name, as the settings record it; empty if nothing was."""
     names = ("image", "last_image", "video", "mask", "audio")
