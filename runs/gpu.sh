@@ -63,7 +63,7 @@ all_stages() {
   train vae3d vae3d "$vae_s" "" || return
   train audio audio "$audio_s" "" || return
   if [ ! -d "$work/dit/model" ] && ! compgen -G "$work/dit/checkpoints/step-*" >/dev/null; then
-    train dit frames "$frames_s" "latent_frames=1 batch_size=$frames" "${models[@]}" || return
+    train dit frames "$frames_s" "latent_frames=1 video_shift=4 batch_size=$frames" "${models[@]}" || return
     start=(--init "$work/frames/model/transformer")
   fi
   train dit dit "$clips_s" "batch_size=$clips" "${models[@]}" ${start[@]+"${start[@]}"} || return

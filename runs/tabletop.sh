@@ -38,7 +38,7 @@ train audio audio "$audio_s"
 models=(--vae "$out/vae3d/model" --codec "$out/audio/model" --latents "$out/latents")
 # What things look like is learned from single frames, at a fifth of a clip's cost; then how they move and sound.
 train dit frames "$frames_s" "${models[@]}" \
-  --set latent_frames=1 batch_size=$((frames / processes)) steps="$frame_steps"
+  --set latent_frames=1 video_shift=3 batch_size=$((frames / processes)) steps="$frame_steps"
 train dit dit "$clips_s" "${models[@]}" --set batch_size=$((clips / processes)) \
   --init "$out/frames/model/transformer"
 # The same world in a few steps, learned from the steps of what was just trained: an adapter, in one folder with it.

@@ -141,9 +141,11 @@ class DiTConfig(TrainConfig):
     caption_swap: float = 1.0
     """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
+    """How far noise levels move towards 1 (``flow.shift_sigma``). Where a thing is gets decided at the level at which all
+    its latents together still tell it: the more latents it has, the nearer to 1 (see docs/log.md)."""
     audio_shift: float = 1.0
     logit_std: float = 1.0
-    """How far noise levels spread, before their shift: more of them are near pure noise, where layouts are decided."""
+    """How far noise levels spread, before their shift."""
     video_weight: float = 1.0
     audio_weight: float = 1.0
     focus_weight: float = 1.0
@@ -206,8 +208,8 @@ PRESETS = {
                         learning_rate=8e-4, kl_weight=2e-4, cooldown=0.4),
         audio=AudioConfig(steps=700, batch_size=8),
         dit=DiTConfig(steps=2200, batch_size=24, optimizer="muon", learning_rate=1.5e-3, depth=6, ema_decay=0.995,
-                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=8192, cooldown=0.35,
-                      warmup_steps=50, log_every=10, checkpoint_every=50),
+                      shared_noise=0.8, video_shift=12.0, audio_shift=5.0, logit_std=1.4, focus_weight=3.0,
+                      cached_clips=8192, cooldown=0.35, warmup_steps=50, log_every=10, checkpoint_every=50),
         distill=DistillConfig(steps=400, batch_size=16, optimizer="muon", learning_rate=5e-4, ema_decay=0.98,
                               cached_clips=8192, warmup_steps=20, cooldown=0.5, log_every=10, checkpoint_every=50),
     ),
@@ -219,7 +221,8 @@ PRESETS = {
         audio=AudioConfig(num_frames=25, frame_rate=12, batch_size=8, warmup_steps=20, cooldown=0.4, log_every=10),
         dit=DiTConfig(num_frames=25, height=96, width=96, frame_rate=12, batch_size=48, optimizer="muon",
                       learning_rate=2e-3, model_width=192, depth=4, heads=3, local_width=64, ema_decay=0.98,
-                      shared_noise=0.9, video_shift=3.0, audio_shift=2.0, video_weight=0.5, focus_weight=3.0,
+                      shared_noise=0.9, video_shift=10.0, audio_shift=5.0, logit_std=1.4, video_weight=0.5,
+                      focus_weight=3.0,
                       cached_clips=2048, cooldown=0.4, warmup_steps=20, log_every=10, checkpoint_every=50),
         distill=DistillConfig(batch_size=32, optimizer="muon", learning_rate=5e-4, ema_decay=0.98, cached_clips=2048,
                               warmup_steps=10, cooldown=0.5, log_every=10, checkpoint_every=50),
@@ -233,8 +236,8 @@ PRESETS = {
                           sample_every=1000, checkpoint_every=1000),
         dit=DiTConfig(num_frames=97, height=256, width=256, steps=60000, batch_size=128, optimizer="muon",
                       mixed_precision="bf16", compile=True, model_width=320, depth=7, heads=5, ema_decay=0.9995,
-                      shared_noise=0.8, video_shift=3.0, audio_shift=2.0, cached_clips=16384, workers=8, log_every=50,
-                      sample_every=2000, checkpoint_every=2000),
+                      shared_noise=0.8, video_shift=24.0, audio_shift=7.0, logit_std=1.4, focus_weight=3.0,
+                      cached_clips=16384, workers=8, log_every=50, sample_every=2000, checkpoint_every=2000),
         distill=DistillConfig(steps=10000, batch_size=128, optimizer="muon", learning_rate=5e-4, ema_decay=0.999,
                               mixed_precision="bf16", compile=True, cooldown=0.5, cached_clips=16384, workers=8,
                               sample_every=1000, checkpoint_every=1000),
