@@ -141,7 +141,7 @@ class DiTConfig(TrainConfig):
     caption_swap: float = 1.0
     """How often any of the clip's wordings, each as likely, stands in for the first."""
     video_shift: float = 1.0
-    """How far noise levels move towards 1 (``flow.shift_sigma``). Where a thing is gets decided at the level at which all
+    """How far noise levels move towards 1 (``flow.shift_sigma``). Where a thing is gets decided at the level where all
     its latents together still tell it: the more latents it has, the nearer to 1 (see docs/log.md)."""
     audio_shift: float = 1.0
     logit_std: float = 1.0
