@@ -117,11 +117,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.add_audio is not None:
         raise InputError("--add-audio is for published models: vidgen's own make sound (for a clip: --only audio)")
-    args.quality = chosen_quality(args.model, args.quality or recipe.quality_needed(args, bool(jobs[0].story)))
+    asked = args.quality
+    args.quality = chosen_quality(args.model, asked or recipe.quality_needed(args, bool(jobs[0].story)))
     defaults = GenerationConfig.load(args.model, args.quality)
     given, spec, notes = recipe.read_material(args, defaults, recipe.clip_spec(args, defaults))
     if not args.lora:  # which may have taught it further words
         notes += defaults.notes_on(" ".join(job.prompt for job in jobs))
+    if asked is None and args.quality != chosen_quality(args.model):
+        notes.append("made by the teacher (--quality high): the student makes whole clips from a prompt alone")
     if notes:
         print("; ".join(notes), file=sys.stderr)
     if args.camera is not None:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from vidgen.cli import keep_freed_memory, peak_memory_mib, run
-from vidgen.generation import QUALITIES, SHIPPED_MODEL
+from vidgen.generation import HIGH, QUALITIES, SHIPPED_MODEL
 
 
 def measure(model: Path, duration_s: float, steps: int | None, quality: str | None) -> dict[str, float]:
@@ -49,7 +49,12 @@ def measure(model: Path, duration_s: float, steps: int | None, quality: str | No
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.streaming", description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED_MODEL)
-    parser.add_argument("--quality", choices=QUALITIES, help="of a model with a few-step student: it, or its teacher")
+    parser.add_argument(
+        "--quality",
+        choices=QUALITIES,
+        default=HIGH,
+        help="of a model with a few-step student: it, or its teacher (default)",
+    )
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 60.0], help="lengths of clips")
     parser.add_argument("--steps", type=int, help="of the solver (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="measure the first length in this process; print a line")

@@ -7,6 +7,7 @@ from typing import Any
 
 from vidgen.errors import InputError
 from vidgen.files import labels
+from vidgen.published_folders import is_published
 from vidgen.tabletop.archive import load_trajectories
 
 from .distribution import clip_files
@@ -47,14 +48,15 @@ def contend(args: argparse.Namespace) -> list[Contender]:
         asked = sampled(asked, args.samples)
     contenders = []
     names = labels([*args.model, *args.clips])
-    for name, model, quality in [(*pair, quality) for pair in zip(names, args.model, strict=False)
-                                 for quality in args.quality]:  # fmt: skip
-        name = name if len(args.quality) == 1 else f"{name}-{quality}"
-        made, facts = generate(
-            model, asked, args.output / name, device=args.device, batch=args.batch, workers=args.workers,
-            part=part(args.part), quality=quality,
-        )  # fmt: skip
-        contenders.append(Contender(name, made, facts, model))
+    for label, model in zip(names, args.model, strict=False):
+        qualities = [None] if is_published(model) and model.is_dir() else args.quality
+        for quality in qualities:
+            name = label if len(qualities) == 1 else f"{label}-{quality}"
+            made, facts = generate(
+                model, asked, args.output / name, device=args.device, batch=args.batch, workers=args.workers,
+                part=part(args.part), quality=quality,
+            )  # fmt: skip
+            contenders.append(Contender(name, made, facts, model))
     others = zip(names[len(args.model) :], args.clips, strict=True)
     return contenders + [Contender(name, matched(folder, asked)) for name, folder in others]
 

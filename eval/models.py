@@ -73,7 +73,7 @@ def model_facts(model: Path, quality: str | None = None) -> dict[str, Any]:
 def load_pipeline(model: Path, device: str, quality: str | None = None) -> Any:
     """A ``VidGenPipeline`` or a ``PublishedModel``, kept for the next clips of this process."""
     if not is_vidgen(model):
-        return open_model(model, device)
+        return open_model(model, device, quality=quality)
     from vidgen.loading import choose_device
     from vidgen.pipeline import VidGenPipeline
 

@@ -22,7 +22,7 @@ from vidgen.audio_sync.onsets import onset_times_s
 from vidgen.cli import keep_freed_memory, run
 from vidgen.errors import InputError
 from vidgen.files import replacing
-from vidgen.generation import QUALITIES, SHIPPED_MODEL
+from vidgen.generation import HIGH, QUALITIES, SHIPPED_MODEL
 
 from .impacts import SEEN_APART_S, audible_groups, grouped, tally
 from .modes_tasks import TASKS, RealClip, Task, given_back_db, sound_kept
@@ -59,7 +59,12 @@ def main() -> None:
         "--real", type=Path, required=True, help="trajectories (.npz) that the model was not trained on"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for modes.json and sheets; goes on if there")
-    parser.add_argument("--quality", choices=QUALITIES, help="of a model with a few-step student: it, or its teacher")
+    parser.add_argument(
+        "--quality",
+        choices=QUALITIES,
+        default=HIGH,
+        help="of a model with a few-step student: it, or its teacher (default)",
+    )
     parser.add_argument("--limit", type=int, default=64, help="how many clips (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the looks of real clips and of what is made")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: all")

@@ -156,12 +156,29 @@ def test_a_clip_says_which_it_was_made_by_and_the_command_makes_it_again(both, t
 @pytest.mark.parametrize(
     ("words", "quality"),
     [([], None), (["--duration", "0.2"], None), (["--no-audio"], "high"), (["--loop"], "high"),
-     (["--image", "a.png"], "high"), (["--duration", "30"], "high")],
+     (["--image", "a.png"], "high"), (["--keyframe", "0=a.png"], "high"),
+     (["--video", "a.mp4", "--extend", "1"], "high"),
+     (["--audio", "a.wav"], "high"), (["--duration", "30"], "high"), (["--negative-prompt", "blue"], "high"),
+     (["--guidance", "1"], None), (["--guidance", "3"], "high")],
 )  # fmt: skip
 def test_what_a_student_was_not_taught_is_its_teacher_s(words, quality, both):
     args = sample.parse_args(["--model", str(both), "--prompt", "a red ball", *words])
     assert recipe.quality_needed(args, is_story=False) == quality
     assert recipe.quality_needed(args, is_story=True) == "high"
+
+
+def test_the_length_that_a_clip_records_is_a_student_s(both):
+    own = GenerationConfig.load(both).spec()
+    for duration in (own.duration_s, round(own.duration_s, 5), own.duration_s + 1e-3):
+        args = sample.parse_args(["--model", str(both), "--prompt", "a red ball", "--duration", str(duration)])
+        assert recipe.quality_needed(args, is_story=False) is None
+
+
+def test_sample_takes_the_teacher_for_what_a_student_was_not_taught(both, tmp_path, capsys):
+    path = tmp_path / "mute.mp4"
+    sample.main(["--model", str(both), "--prompt", "a red ball", "--no-audio", "--output", str(path)])
+    assert json.loads(read_metadata(path)["settings"])["quality"] == "high"
+    assert "made by the teacher" in capsys.readouterr().err
 
 
 def test_the_command_line_refuses_a_student_that_is_not_there(teacher, tmp_path):

@@ -103,6 +103,7 @@ class Studio:
         args.model, args.output, args.quality = self.model, self.output, self.quality
         stop = self.stops[visitor] = threading.Event()
         start_s, strip = time.perf_counter(), ""
+        yield app_html.STARTING  # from here on the work ends by itself when it is told to
         states = make(self.pipeline, args, self.pictures, self.turn, stop)
         try:
             for state in states:

@@ -20,6 +20,7 @@ THUMBNAIL_PIXELS = 144
 WELCOME = """<div class="stage empty"><p>Your clip appears here, with its sound.</p>
 <p>Say what should be seen and heard, and press <kbd>Enter</kbd>.</p></div>"""
 WAITING = '<div class="stage empty waiting"><p role="status">Waiting for its turn …</p></div>'
+STARTING = '<div class="stage empty"><p role="status">Starting …</p></div>'
 STOPPED = '<div class="stage empty"><p role="status">Stopped.</p></div>'
 
 LEAVE_THE_QUEUE = """() => {

@@ -20,7 +20,8 @@ SHIPPED_MODEL = next(
 FILE_NAME = "generation_config.json"
 FAST = "fast"
 """The folder, in a model's own, of its few-step student: an adapter, and how sampling differs from the teacher's."""
-QUALITIES = (FAST, "high")
+HIGH = "high"
+QUALITIES = (FAST, HIGH)
 WORD = re.compile(r"\b[^\W\d_]+\b")
 FEW_WORDS = 1000
 """A model that learned from no more words than these names them: prompts with others can then be told so."""
@@ -172,14 +173,14 @@ def chosen_quality(folder: str | Path, quality: str | None = None) -> str:
     if quality not in (None, *QUALITIES):
         raise InputError(f"the quality is {' or '.join(QUALITIES)}, not {quality!r}")
     has_student = (Path(folder) / FAST / FILE_NAME).is_file()
-    if quality == FAST and not has_student:
+    if quality == FAST and not has_student and Path(folder).is_dir():
         raise InputError(f"{folder} has no few-step student: leave out the quality {FAST}, or give another model")
-    return quality or (FAST if has_student else QUALITIES[-1])
+    return quality or (FAST if has_student else HIGH)
 
 
 def words_known(folder: Path) -> list[str]:
     """The words that a model says it learned from; none where it does not say."""
-    return GenerationConfig.load(folder, "high").words if (folder / FILE_NAME).is_file() else []
+    return GenerationConfig.load(folder, HIGH).words if (folder / FILE_NAME).is_file() else []
 
 
 def words_of(captions: Iterable[Sequence[str]]) -> list[str]:

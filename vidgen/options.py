@@ -126,7 +126,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--model", type=Path, default=SHIPPED_MODEL, metavar="MODEL",
                      help="a folder, or ORG/NAME of any diffusers video pipeline (default: the shipped)")  # fmt: skip
     how.add_argument("--quality", choices=QUALITIES,
-                     help="fast: the few-step student of the model (default, if it has one); high: guided")  # fmt: skip
+                     help="fast: the model's few-step student, where it has one (default); high: guided")  # fmt: skip
     how.add_argument("--lora", nargs="+", action="extend", default=[], metavar="PATH[:SCALE]",
                      help="adapters: a file, or a folder of train.py --lora-rank; scale 1 by default")  # fmt: skip
     how.add_argument("--steps", type=int, help="steps of the solver (default: the model's own)")

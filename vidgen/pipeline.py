@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -34,7 +35,7 @@ from .output import (
     chosen_latents,
     with_pictures,
 )
-from .solvers import State, euler, euler_ancestral, heun, midpoint, sigma_schedule
+from .solvers import State, euler, euler_ancestral, fingerprints, heun, midpoint, sigma_schedule
 from .text import TransformersEncoder, WordVectorEncoder
 from .vae3d.autoencoder import SpacetimeVAE
 
@@ -335,8 +336,11 @@ class VidGenPipeline(LoraPipeline, FolderPipeline):
                 raise Interrupted(clean)
             return changed_state(returned, noisy) or noisy
 
+        solver = SOLVERS[sampling.solver]
+        if solver is euler_ancestral:  # by what was drawn, not by what is given, which depends on rounding
+            solver = partial(solver, seeds=fingerprints(noise))
         try:
-            return SOLVERS[sampling.solver](velocity, conditioning.start(noise), sigmas, on_step)
+            return solver(velocity, conditioning.start(noise), sigmas, on_step)
         except Interrupted as interrupted:
             return interrupted.clean
 

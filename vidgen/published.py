@@ -287,7 +287,7 @@ class PublishedModel:
 
 
 def open_model(
-    model: str | Path, device: Any = "auto", dtype: str = "auto", for_picture: bool = False
+    model: str | Path, device: Any = "auto", dtype: str = "auto", for_picture: bool = False, quality: str | None = None
 ) -> PublishedModel:
     """Load any text-to-video pipeline, vidgen's own among them: a folder, or a name on the Hugging Face hub.
 
@@ -295,6 +295,7 @@ def open_model(
         device: as ``loading.choose_device`` takes it.
         dtype: of the weights: "float32", "bfloat16", "float16" or "auto".
         for_picture: a first picture will be given.
+        quality: of a model of vidgen's own, see ``VidGenPipeline.from_pretrained``.
 
     Raises:
         InputError: there is no such model, it is damaged, or the installed diffusers does not know it.
@@ -309,7 +310,8 @@ def open_model(
         from .pipeline import VidGenPipeline
 
         chosen = None if dtype == "auto" else getattr(torch, dtype)
-        return PublishedModel(VidGenPipeline.from_pretrained(folder, torch_dtype=chosen, device=device), f"on {device}")
+        own = VidGenPipeline.from_pretrained(folder, torch_dtype=chosen, device=device, quality=quality)
+        return PublishedModel(own, f"on {device}")
     kind = getattr(torch, dtype) if dtype != "auto" else default_dtype(folder, device)
     pipeline = load_pipeline(folder, kind, for_picture)
     from .placement import place

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .clip import ClipSpec
 from .errors import InputError
-from .generation import SHIPPED_MODEL, GenerationConfig, Sampling
+from .generation import HIGH, SHIPPED_MODEL, GenerationConfig, Sampling
 
 if TYPE_CHECKING:
     from .generation import Sampling
@@ -68,11 +68,14 @@ def read_material(
 
 
 def quality_needed(args: argparse.Namespace, is_story: bool) -> str | None:
-    """``high`` where something is given, or made in windows, or without sound: a student learns whole clips alone."""
+    """``high`` for what a student is not taught, which is all but whole clips from a prompt, unguided."""
     paths = (args.image, args.last_image, args.video, args.audio)
-    is_more = any(path is not None for path in paths) or args.keyframe or args.loop or args.no_audio or is_story
-    own_s = GenerationConfig.load(args.model, "high").spec().duration_s
-    return "high" if is_more or (args.duration is not None and args.duration > own_s) else None
+    is_given = any(path is not None for path in paths) or bool(args.keyframe)
+    scales = (args.guidance, args.audio_guidance, args.modality_guidance)
+    is_guided = bool(args.negative_prompt) or any(scale not in (None, 1) for scale in scales)
+    own = GenerationConfig.load(args.model, HIGH)
+    is_long = args.duration is not None and clip_spec(args, own).num_frames > own.spec(frame_rate=args.fps).num_frames
+    return HIGH if is_given or is_guided or is_long or is_story or args.loop or args.no_audio else None
 
 
 def material_settings(args: argparse.Namespace) -> dict[str, Any]:

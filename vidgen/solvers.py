@@ -23,6 +23,7 @@ from .noise import seeded_normal
 State = tuple[Tensor | None, ...]
 Sigmas = Tensor | tuple[Tensor, ...]
 VelocityFn = Callable[[State, tuple[Tensor, ...]], State]
+Seeds = tuple[list[int] | None, ...]
 Callback = Callable[[int, State, State], State | None]
 
 
@@ -77,15 +78,19 @@ def midpoint(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callba
     return x
 
 
-def euler_ancestral(velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None) -> State:
+def euler_ancestral(
+    velocity_fn: VelocityFn, x: State, sigmas: Sigmas, callback: Callback | None = None, seeds: Seeds | None = None
+) -> State:
     """An Euler step that goes too far, to σ'²/σ, and back to σ' by fresh noise: the errors of earlier steps fade with
     the noise that they stood in (ancestral sampling, Song et al. 2021, arXiv 2011.13456, appendix F, on this path).
 
-    All latents with a noise level get noise, those with a velocity of 0 as well. It follows from the state that the
-    solver starts from, sample by sample.
+    All latents with a noise level get noise, those with a velocity of 0 as well.
+
+    Args:
+        seeds: of that noise, for each stream one a sample; None takes the ``fingerprints`` of the state.
     """
     schedules = _schedules(x, sigmas)
-    seeds = [None if stream is None else _fingerprints(stream) for stream in x]
+    seeds = fingerprints(x) if seeds is None else seeds
     for step in range(len(schedules[0]) - 1):
         sigma, following = _at(schedules, step), _at(schedules, step + 1)
         below = tuple(end * end / start.clamp(min=1e-12) for start, end in zip(sigma, following, strict=True))
@@ -106,9 +111,10 @@ def _renoised(x: Tensor, start: Tensor, end: Tensor, seeds: list[int], draw: int
     return scale * x + spread * seeded_normal(seeds, x.shape[1:], x.device, stream=draw).to(x)
 
 
-def _fingerprints(x: Tensor) -> list[int]:
-    """A seed for each sample, from all its bits."""
-    return x.float().contiguous().view(torch.int32).reshape(len(x), -1).sum(1, dtype=torch.int64).abs().tolist()
+def fingerprints(x: State) -> Seeds:
+    """A seed for each sample of each stream, from all its bits."""
+    bits = (None if stream is None else stream.float().contiguous().view(torch.int32) for stream in x)
+    return tuple(None if b is None else b.reshape(len(b), -1).sum(1, dtype=torch.int64).abs().tolist() for b in bits)
 
 
 def _schedules(x: State, sigmas: Sigmas) -> tuple[Tensor, ...]:

@@ -57,8 +57,9 @@ def main() -> None:
         if len(pages) < MAX_ON_SHEET:
             pages.append(contact_sheet(frames, waveform, spec.sample_rate_hz, caption))
     (args.output / "metadata.jsonl").write_text("".join(lines))
+    folder = args.output.resolve()
     # Not in the folder, where it would be taken for one more picture to learn from.
-    save_sheet(args.output.with_name(f"{args.output.name}.png"), pages)
+    save_sheet(folder.with_name(f"{folder.name}.png"), pages)
 
 
 def _scene(args: argparse.Namespace, index: int) -> Trajectory:
