@@ -25,6 +25,12 @@ from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import prompt_sheet, some_captions
 
+SAMPLING: dict[str, Any] = {
+    "num_inference_steps": 24, "guidance_scale": 2.5, "audio_guidance_scale": 5.0, "solver": "euler_ancestral",
+}  # fmt: skip
+"""How a new model is sampled, as suited the shipped one best (docs/log.md); its folder tells, and may be edited."""
+SAMPLING_SHIFT = 2.0
+"""Sampling stays longer near noise than training does, and leaves the last details to one step."""
 Loss = Callable[[nn.Module, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Model and batch in; the loss and its parts out. Parts that are not single numbers go into the batch, for the
 discriminator: a loss must not change the batch itself, since distributed wrappers may hand it a copy."""
@@ -150,7 +156,9 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
             loss = loss + 0 * sum(weight.sum() for part in unused[name] for weight in part.parameters())
         return loss, dict(sorted(parts.items()))
 
-    own = GenerationConfig(video_shift=settings.video_shift, audio_shift=settings.audio_shift)
+    own = GenerationConfig(
+        **SAMPLING, video_shift=SAMPLING_SHIFT * settings.video_shift, audio_shift=settings.audio_shift
+    )
     if args.model is not None:
         own = GenerationConfig.load(args.model, "high")
     words = words_of(dataset.captions)
