@@ -125,8 +125,8 @@ def compare(observed: Observation, attributes: dict) -> dict:
             colour, material, shape, size of the body that acts; ``material_heard``: the sound of a clip that asks for
             one body, and not at rest, is that of its material; ``bodies``: the colours and shapes of all bodies,
             none missing, none too many; count, floor, camera, action, direction; ``silence`` of a body at rest;
-            ``impact``: one is seen where there must be one; ``sync``: where an impact is seen, the sounds as a whole
-            are within 80 ms of the impacts as a whole (``offset_s`` below).
+            ``impact``: one is seen where there must be one; ``sync``: where an impact is seen beyond doubt, the
+            sounds as a whole are within 80 ms of the impacts as a whole (``offset_s`` below).
             What the prompt leaves open (a key that is missing, None or empty) is not judged.
         seen: what was seen, in the same words.
         sync: impacts and onsets in seconds, the offset of the first impact's nearest onset (positive: the sound is
@@ -158,7 +158,7 @@ def compare(observed: Observation, attributes: dict) -> dict:
     if len(impacts_s) and len(heard_s):
         first_s = float(heard_s[np.abs(heard_s - impacts_s[0]).argmin()] - impacts_s[0])
     offset_s = pattern_offset_s(impacts_s, heard_s, observed.levels)
-    if len(impacts_s):
+    if len(impacts_s) and seen.is_struck:
         right["sync"] = offset_s is not None and abs(offset_s) <= IN_SYNC_S
     match = match_onsets(impacts_s, heard_s, IN_SYNC_S)
     told = {key: value for key, value in asdict(seen).items() if key != "impacts_s"}

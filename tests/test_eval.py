@@ -256,6 +256,7 @@ def test_verdicts():
     fits = [compare(replace(struck, heard_s=np.array([0.53, 1.22]) + late_s), ASKED) for late_s in (0, 0.25)]
     assert [told["right"]["sync"] for told in fits] == [True, False]
     assert [told["sync"]["offset_s"] for told in fits] == pytest.approx([0.025, 0.275])
+    assert compare(observation(is_struck=False), ASKED)["right"]["sync"] is None
     vague = compare(observation(), {"bodies": [{"colour": "red"}], "action": "rests"})
     assert (vague["right"]["colour"], vague["right"]["shape"], vague["right"]["floor"]) == (True, None, None)
     assert vague["right"]["silence"] is False
