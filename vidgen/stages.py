@@ -20,7 +20,7 @@ from . import config
 from .caching import at_hand, held_back_latents, latent_clips, latent_deviations
 from .clip import ClipSpec, Compression
 from .errors import InputError
-from .generation import FEW_WORDS, SHIPPED_MODEL, GenerationConfig, words_known, words_of
+from .generation import FEW_WORDS, HIGH, SHIPPED_MODEL, GenerationConfig, words_known, words_of
 from .loading import load_frozen, load_network, load_or_make
 from .parallel import is_sharded, shard
 from .sheets import prompt_sheet, some_captions
@@ -160,7 +160,7 @@ def dit_stage(args: argparse.Namespace, settings: config.DiTConfig, accelerator:
         **SAMPLING, video_shift=SAMPLING_SHIFT * settings.video_shift, audio_shift=settings.audio_shift
     )
     if args.model is not None:
-        own = GenerationConfig.load(args.model, "high")
+        own = GenerationConfig.load(args.model, HIGH)
     words = words_of(dataset.captions)
     if args.init is not None:  # and what was learned before, if that is known
         known = own.words or words_known(args.init.parent)
@@ -200,7 +200,7 @@ def distill_stage(args: argparse.Namespace, settings: config.DistillConfig, acce
     device = accelerator.device
     if settings.lora_rank and args.init is not None:
         raise InputError("the adapter of a student is one over its --teacher: leave out --init")
-    teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device, quality="high")
+    teacher = VidGenPipeline.from_pretrained(args.teacher, torch_dtype=torch.float32, device=device, quality=HIGH)
     # A network of its own: what is learned must not change what it is learned from.
     student = load_network(type(teacher.transformer), args.init or args.teacher / "transformer").float()
     teacher.transformer.requires_grad_(False)
